@@ -1,0 +1,244 @@
+"""The complete configuration of every kind of stage: frozen, validated, and what a stage's id is hashed from.
+
+A configuration holds everything that decides a stage's result except its parents. Paths are not part of
+it: input files are known by their content (``InputFile.sha256``) and found through ``Stage.where``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["float32", "bf16"]
+Architecture = Literal["llama", "gpt_neox"]
+Half = Literal["train", "test"]
+
+
+class Config(BaseModel):
+    """A frozen model that refuses unknown keys and non-finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Compute(Config):
+    """How a stage computes; part of its hash because rounding depends on it."""
+
+    threads: Positive = 1
+    dtype: Dtype = "float32"  # of the matrix products; weights and optimiser state stay float32
+    micro_batch_tokens: Positive = 8192  # tokens, padding included, in one forward pass
+    attention: Literal["sdpa", "eager"] = "sdpa"  # eager is the faster one in bf16 on processors at short lengths
+    device: str = "cpu"
+
+
+class InputFile(Config):
+    """A file a stage reads, known by its content; where it lies is not part of the hash."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+# ---------------------------------------------------------------- data
+
+
+class WorldConfig(Config):
+    """The embedded synthetic world: everything generated is a function of these numbers."""
+
+    seed: int = 0
+    n_entities: Positive = 240
+    n_values: Positive = 16
+    n_text_tokens: Positive = 1_500_000  # approximate, counted as whitespace-separated words and marks
+    n_comparisons: Positive = 16_384  # before the split into halves and held-out part
+    temperature: PositiveFloat = 1.25  # of the Bradley-Terry labels
+    n_items: Positive = 400  # per benchmark task
+
+
+class HHFiles(Config):
+    """Human/Assistant comparisons from local files or a hub data set."""
+
+    files: tuple[InputFile, ...] = ()
+    hub: str | None = None  # e.g. "Anthropic/hh-rlhf"
+    hub_revision: str | None = None
+
+
+class TextFiles(Config):
+    """Pretraining and held-out text from local files; empty when every size is pretrained elsewhere."""
+
+    files: tuple[InputFile, ...] = ()
+    held_out: tuple[InputFile, ...] = ()
+    include_transcripts: bool = True  # the chosen transcripts of the train PM's half join the training text
+
+
+class DataConfig(Config):
+    """Where comparisons, text and prompts come from and how they are split."""
+
+    world: WorldConfig | None = None
+    comparisons: HHFiles | None = None
+    text: TextFiles | None = None
+    held_out_fraction: Fraction = 0.12  # of the conversations; the rest is halved
+    max_held_out: Positive | None = None  # comparisons kept in the held-out part
+    split_seed: int = 0
+
+
+class TokenizerConfig(Config):
+    """A byte-level BPE trained on the study's text."""
+
+    vocab_size: Positive = 1024
+    max_bytes: Positive = 20_000_000  # of text read for training
+
+
+# ---------------------------------------------------------------- models
+
+
+class SizeSpec(Config):
+    """One model of a study: a rung trained here, or a model that exists. Exactly one source is set."""
+
+    name: str  # what tables and figures call it
+    n_params: Positive | None = None  # rung of a ladder: wanted non-embedding parameters
+    architecture: Architecture = "llama"
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None  # a Hugging Face folder
+    gguf: str | None = None  # a GGUF file or a folder/package that holds one; dequantized
+    weights_sha256: str | None = None  # of a local folder's or file's weights
+    trust_remote_code: bool = False
+
+
+class Schedule(Config):
+    """An AdamW run: rate, warm-up, shape. The rate at width d is learning_rate * (128 / d) ** width_exponent."""
+
+    learning_rate: PositiveFloat
+    width_exponent: float = 0.0
+    warmup_fraction: Fraction = 0.03
+    decay: Literal["constant", "linear"] = "constant"
+    final_fraction: Fraction = 0.1  # of the peak rate, at the end of a linear decay
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Fraction = 0.98
+    eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class BaseTraining(Config):
+    """Language-model pretraining of a rung."""
+
+    n_tokens: Positive = 1_500_000
+    context: Positive = 128  # tokens a row in training; also the model's position limit unless max_positions
+    max_positions: Positive = 256
+    batch_rows: Positive = 16
+    output_init_scale: PositiveFloat = 0.05  # of attention and MLP output projections, times the usual
+    schedule: Schedule = Schedule(learning_rate=2e-3, width_exponent=0.85, decay="linear", weight_decay=0.02)
+    eval_tokens: Positive = 50_000  # of held-out text
+    checkpoint_seconds: PositiveFloat = 120.0
+
+
+class BaseConfig(Config):
+    """A base language model: trained here (size.n_params) or taken from elsewhere."""
+
+    size: SizeSpec
+    seed: int
+    training: BaseTraining
+    compute: Compute
+
+
+class ReferenceTraining(Config):
+    """The model PPO starts from and is held to: the base itself, or SFT on chosen responses."""
+
+    kind: Literal["none", "sft"] = "none"
+    n_examples: Positive = 4096
+    batch_size: Positive = 32
+    max_length: Positive = 128
+    schedule: Schedule = Schedule(learning_rate=5e-4, width_exponent=0.5)
+
+
+class ReferenceConfig(Config):
+    size: SizeSpec
+    seed: int
+    training: ReferenceTraining
+    compute: Compute
+
+
+# ---------------------------------------------------------------- preference models
+
+
+class PMTraining(Config):
+    """Preference-model training (Bai et al. 2022, section 3): one pass, fixed rate, score at the end token."""
+
+    batch_size: Positive = 32
+    max_length: Positive = 128  # tokens; longer prompts lose their beginning
+    n_epochs: Positive = 1
+    trainable_layers: Positive | None = None  # the top k layers; None: all. Lower layers run without gradient
+    schedule: Schedule = Schedule(learning_rate=4e-4, width_exponent=0.5)
+    checkpoint_seconds: PositiveFloat = 120.0
+
+
+class PMConfig(Config):
+    size: SizeSpec
+    seed: int
+    half: Half
+    n_comparisons: Positive | None  # nested subsets: the first n of the half in a fixed order; None: all
+    training: PMTraining
+    compute: Compute
+
+
+# ---------------------------------------------------------------- PPO
+
+
+class PPOTraining(Config):
+    """PPO against the train PM with a per-token KL penalty (Bai et al. 2022, section 4.1 and appendix B.1)."""
+
+    n_updates: Positive = 50  # rollout phases
+    batch_size: Positive = 256  # prompts a rollout
+    minibatch_size: Positive = 128
+    n_epochs: Positive = 1
+    max_prompt_tokens: Positive = 96
+    max_response_tokens: Positive = 28
+    temperature: PositiveFloat = 1.0
+    kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    clip_range: PositiveFloat = 0.2
+    value_clip_range: PositiveFloat = 0.2
+    value_coef: Annotated[float, Field(ge=0)] = 0.5
+    gamma: Fraction = 1.0
+    gae_lambda: Fraction = 0.95
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule = Schedule(
+        learning_rate=2e-4, width_exponent=0.5, warmup_fraction=0.1, beta2=0.999, eps=1e-5, max_grad_norm=0.5
+    )
+    eval_every: Positive = 5  # updates
+    n_eval_prompts: Positive = 256  # held-out prompts, the same at every evaluation
+    keep_sqrt_kl: tuple[PositiveFloat, ...] = (1.0,)  # a checkpoint at the first evaluation past each
+    max_sqrt_kl: PositiveFloat | None = None  # past it the policy is called diverged and the run ends
+    checkpoint_seconds: PositiveFloat = 180.0
+
+
+class PPOConfig(Config):
+    size: SizeSpec
+    seed: int
+    training: PPOTraining
+    compute: Compute
+
+
+# ---------------------------------------------------------------- benchmarks
+
+
+class BenchmarkTasks(Config):
+    """Which lm-eval tasks, on how many items."""
+
+    tasks: tuple[str, ...] = ()
+    files: tuple[InputFile, ...] = ()  # local benchmark files the tasks read
+    limit: Positive | None = None  # items a task; a seeded subset, the same for every model
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+
+
+class BenchmarkConfig(Config):
+    """One model (or one checkpoint of a policy) on all tasks."""
+
+    size: SizeSpec
+    seed: int
+    at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
+    tasks: BenchmarkTasks
+    compute: Compute

@@ -1,0 +1,141 @@
+"""Evaluations of a policy along training: fresh samples on fixed held-out prompts.
+
+Per response: sequence KL(policy || reference) by k1 and k3, summed over response tokens at the sampling temperature,
+the scores of the train and the test PM, the gold score where the world is known, length, and whether it ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from hh_scaling.configs import PPOConfig
+from hh_scaling.data import gold_scorer
+from hh_scaling.estimates import clustered_mean
+from hh_scaling.losses import kl_k1, kl_k3
+from hh_scaling.records import StageWriter, check_finite
+from hh_scaling.rollout import Sample, StopText, count_generation, generate, score_responses
+from hh_scaling.scorers import PMScorer, stream_seed
+
+GOLD = ("gold", "gold_helpful", "gold_harmless")
+N_SAMPLES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the update it was made at, the samples drawn so far, and its means."""
+
+    step: int
+    samples: int
+    sqrt_kl: float  # sqrt(max(mean k1, 0))
+    metrics: dict[str, Any]
+
+    def kl_entry(self) -> dict[str, Any]:
+        return {"sqrt_kl": self.sqrt_kl, "kl_k1": self.metrics["kl_k1"]}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Evaluator:
+    """Evaluates a policy on fixed held-out prompts and remembers every evaluation."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        tokenizer: Any,
+        stop: StopText,
+        table: pd.DataFrame,
+        prompts: list[list[int]],
+        reference: PreTrainedModel,
+        pms: Mapping[str, PMScorer],
+        data: Path,
+        out: StageWriter,
+    ) -> None:
+        self.config, self.tokenizer, self.stop, self.out = config, tokenizer, stop, out
+        self.prompts, self.reference, self.pms = prompts, reference, pms
+        self.prompt_table = table.reset_index(drop=True)
+        self.gold = gold_scorer(data)
+        self.history: list[Evaluation] = []
+        self.kept: list[dict[str, Any]] = []
+        self.sample_lines: list[str] = []
+        self._tables: list[pd.DataFrame] = []
+
+    def has(self, step: int) -> bool:
+        return bool(self.history) and self.history[-1].step >= step
+
+    def table(self) -> pd.DataFrame:
+        """All evaluations so far, one row a step and prompt."""
+        return pd.concat(self._tables, ignore_index=True)
+
+    def restore(self, folder: Path, extra: Mapping[str, Any]) -> None:
+        """Go on from the evaluations that a saved state holds."""
+        self.history = [Evaluation(**entry) for entry in extra["history"]]
+        self.kept = list(extra["kept"])
+        self._tables = [pd.read_parquet(folder / "evals.parquet")]
+        self.sample_lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+
+    def evaluate(self, policy: PreTrainedModel, sampler: PreTrainedModel, step: int) -> Evaluation:
+        """Sample once a prompt, measure, log a row of metrics; training's random streams are not touched."""
+        training, compute = self.config.training, self.config.compute
+        generator = torch.Generator(compute.device).manual_seed(stream_seed(self.config.seed, step, "evaluation"))
+        samples = generate(
+            sampler, self.prompts, max_tokens=training.max_response_tokens, temperature=training.temperature,
+            tokenizer=self.tokenizer, stop=self.stop, generator=generator,
+        )  # fmt: skip
+        count_generation(policy, samples, self.out)
+        own = score_responses(policy, None, samples, training.temperature, compute, self.out, with_entropy=True)
+        other = score_responses(self.reference, None, samples, training.temperature, compute, self.out)
+        rows = self.measure(samples, step).assign(
+            kl_k1=(kl_k1(own.logprobs, other.logprobs) * own.mask).sum(1).cpu().numpy(),
+            kl_k3=(kl_k3(own.logprobs, other.logprobs) * own.mask).sum(1).cpu().numpy(),
+            entropy=((own.entropy * own.mask).sum(1) / own.mask.sum(1)).cpu().numpy(),
+        )
+        self._tables.append(rows)
+        names = [n for n in rows.columns if n not in ("step", "samples", "prompt_id", "conversation")]
+        metrics = {n: clustered_mean(rows[n], rows.conversation) for n in names if rows[n].notna().all()}
+        check_finite("KL", metrics["kl_k1"]["value"], step)
+        evaluation = Evaluation(step, int(rows.samples.iloc[0]), max(metrics["kl_k1"]["value"], 0.0) ** 0.5, metrics)
+        self.history.append(evaluation)
+        self.out.log({"type": "eval", "step": step, "samples": evaluation.samples, **metrics})
+        return evaluation
+
+    def measure(self, samples: list[Sample], step: int) -> pd.DataFrame:
+        """Scores, lengths and texts of the samples; a few texts are kept for the report."""
+        rows = pd.DataFrame(
+            {
+                "step": step,
+                "samples": step * self.config.training.batch_size,
+                "prompt_id": self.prompt_table.prompt_id,
+                "conversation": self.prompt_table.conversation,
+                "score_train": self.pms["pm_train"](samples).astype(float),
+                "score_test": self.pms["pm_test"](samples).astype(float),
+                "length": [float(len(s.response)) for s in samples],
+                "ended": [float(s.ended) for s in samples],
+            }
+        )
+        end = self.tokenizer.eos_token_id
+        texts = self.tokenizer.batch_decode([s.response[:-1] if s.response[-1] == end else s.response for s in samples])
+        for name in GOLD:
+            rows[name] = float("nan")
+        if self.gold is not None:
+            golds = [self.gold(p, t) for p, t in zip(self.prompt_table.prompt, texts, strict=True)]
+            rows["gold"], rows["gold_helpful"] = [g.total for g in golds], [g.helpful for g in golds]
+            rows["gold_harmless"] = [g.harmless for g in golds]
+        for i in range(min(N_SAMPLES_SHOWN, len(texts))):
+            shown = {"step": step, "prompt_id": int(rows.prompt_id[i]), "prompt": self.prompt_table.prompt[i]}
+            shown |= {
+                "response": texts[i],
+                "score_train": float(rows.score_train[i]),
+                "score_test": float(rows.score_test[i]),
+            }
+            shown["gold"] = None if self.gold is None else float(rows.gold[i])
+            self.sample_lines.append(json.dumps(shown, ensure_ascii=False, allow_nan=False) + "\n")
+        return rows

@@ -1,0 +1,185 @@
+"""The base stage: a rung pretrained on the study's text, or a model that exists, with its held-out loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from hh_scaling.configs import BaseConfig, BaseTraining, Compute
+from hh_scaling.estimates import ratio
+from hh_scaling.models import (
+    autocast,
+    build_rung,
+    describe,
+    forward_flops,
+    hidden_states,
+    load_causal_lm,
+    load_gguf,
+    load_tokenizer,
+    set_up,
+    with_pad_token,
+)
+from hh_scaling.records import StageWriter, check_finite, read_jsonl, write_json
+from hh_scaling.stages import StageContext, StageResult
+from hh_scaling.training import (
+    Stopwatch,
+    apply_step,
+    learning_rate,
+    load_training_state,
+    make_optimizer,
+    save_training_state,
+)
+
+
+def run(config: BaseConfig, context: StageContext) -> StageResult:
+    """Train or fetch the base model, save it, and measure it on held-out text."""
+    set_up(config.compute)
+    summary: dict[str, Any] = {}
+    if config.size.n_params is not None:
+        model, tokenizer = train_rung(config, context)
+        save_model(model, tokenizer, context.out.path / "model")
+        summary["n_tokens"] = config.training.n_tokens
+    else:
+        fetch_model(config, context)
+        model, tokenizer = load_causal_lm(context.out.path, compute=config.compute), load_tokenizer(context.out.path)
+    summary["model"] = describe(model, config.size.name)
+    held_out = [row["text"] for row in read_jsonl(context.parents["data"] / "text" / "held_out.jsonl")]
+    summary["held_out"] = held_out_loss(model, tokenizer, held_out, config.training, config.compute)
+    return StageResult(summary)
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """A Hugging Face folder (safetensors, tokenizer) that ``AutoModel…from_pretrained`` loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fetch_model(config: BaseConfig, context: StageContext) -> None:
+    """Convert a GGUF file to a folder, or note where the hub's or a local folder's weights are."""
+    size, out = config.size, context.out
+    if size.gguf is not None:
+        model, tokenizer = load_gguf(Path(context.where["size.gguf"]))
+        save_model(model, with_pad_token(tokenizer), out.path / "model")
+        return
+    source = size.hub or context.where["size.path"]
+    saved = {"source": source, "revision": size.revision, "trust_remote_code": size.trust_remote_code}
+    write_json(out.path / "model.json", saved)
+
+
+# ---------------------------------------------------------------- training
+
+
+def token_rows(tokenizer: Any, texts: list[str], n_tokens: int, context: int) -> np.ndarray:
+    """(rows, context + 1) token ids: the documents joined by the end token and cut; at most about ``n_tokens``."""
+    ids: list[int] = []
+    for start in range(0, len(texts), 1000):
+        batch = tokenizer(texts[start : start + 1000], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for document in batch:
+            ids += document
+            ids.append(tokenizer.eos_token_id)
+        if len(ids) > n_tokens + context:
+            break
+    n_rows = min(len(ids), n_tokens) // (context + 1)
+    if n_rows == 0:
+        raise ValueError(f"text: {len(ids)} tokens, needed: at least {context + 1} (base.context + 1)")
+    return np.array(ids[: n_rows * (context + 1)], dtype=np.int32).reshape(n_rows, context + 1)
+
+
+def row_order(n_rows: int, n_needed: int, seed: int) -> np.ndarray:
+    """(n_needed,) row indices: permutations of all rows, one after another, so that rows repeat as late as possible."""
+    rng = np.random.default_rng(seed)
+    passes = math.ceil(n_needed / n_rows)
+    return np.concatenate([rng.permutation(n_rows) for _ in range(passes)])[:n_needed]
+
+
+def lm_loss(model: PreTrainedModel, rows: torch.Tensor, compute: Compute) -> torch.Tensor:
+    """Mean next-token cross-entropy (nats) of (B, context + 1) rows; the softmax is in float32."""
+    with autocast(compute):
+        logits = model.get_output_embeddings()(hidden_states(model, rows[:, :-1]))
+    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+
+
+def train_rung(config: BaseConfig, context: StageContext) -> tuple[PreTrainedModel, Any]:
+    """Next-token training of a new rung on the study's text; resumes from an earlier attempt's state."""
+    training, out, compute = config.training, context.out, config.compute
+    tokenizer = load_tokenizer_folder(context.parents["tokenizer"] / "tokenizer")
+    texts = [row["text"] for row in read_jsonl(context.parents["data"] / "text" / "train.jsonl")]
+    np.random.default_rng(config.seed).shuffle(texts)
+    rows = token_rows(tokenizer, texts, training.n_tokens, training.context)
+    n_steps = max(1, training.n_tokens // (training.batch_rows * (training.context + 1)))
+    order = row_order(len(rows), n_steps * training.batch_rows, config.seed).reshape(n_steps, -1)
+    model = build_rung(config.size, training, compute, tokenizer, config.seed).to(compute.device)
+    optimizer = make_optimizer(model.parameters(), training.schedule)
+    first, stopwatch = resume(out, model, optimizer), Stopwatch(training.checkpoint_seconds)
+    step_tokens = training.batch_rows * training.context
+    step_flops = 3 * forward_flops(model, step_tokens, training.context)
+    for step in range(first, n_steps):
+        batch = torch.from_numpy(rows[order[step]].astype(np.int64)).to(compute.device)
+        loss = lm_loss(model, batch, compute)
+        check_finite("pretraining loss", loss.item(), step)
+        loss.backward()
+        rate = learning_rate(training.schedule, model.config.hidden_size, step, n_steps)
+        norm = apply_step(optimizer, training.schedule, rate)
+        out.count(step_tokens, step_flops)
+        if step % 20 == 0 or step == n_steps - 1:
+            out.log({"step": step, "tokens": out.tokens, "loss": loss.item(), "lr": rate, "grad_norm": norm})
+        out.progress(step + 1, n_steps, f"loss {loss.item():.3f}" if step % 20 == 0 else "")
+        if stopwatch.due():
+            with out.save_state(step, {}) as folder:
+                save_training_state(folder, model, optimizer)
+    return model, tokenizer
+
+
+def resume(out: StageWriter, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> int:
+    """The first step still to be made: 0, or the one after the newest valid state, which is restored."""
+    if (found := out.resume()) is None:
+        return 0
+    folder, meta = found
+    load_training_state(folder, model, optimizer)
+    return int(meta["step"]) + 1
+
+
+def load_tokenizer_folder(folder: Path) -> Any:
+    """The fast tokenizer saved in ``folder``."""
+    from transformers import AutoTokenizer
+
+    return with_pad_token(AutoTokenizer.from_pretrained(str(folder)))
+
+
+# ---------------------------------------------------------------- held-out loss
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: PreTrainedModel, tokenizer: Any, texts: list[str], training: BaseTraining, compute: Compute
+) -> dict[str, Any] | None:
+    """Held-out loss in nats a token and in bits a byte, each document's windows of the context length as one unit.
+
+    Reads documents until ``eval_tokens``; None when the study has no held-out text.
+    """
+    nats: list[float] = []
+    tokens: list[int] = []
+    n_bytes: list[int] = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        windows = [ids[i : i + training.context] for i in range(0, len(ids), training.context)]
+        for window in windows:
+            row = torch.tensor([[tokenizer.eos_token_id, *window]], device=compute.device)
+            nats.append(float(lm_loss(model, row, compute)) * len(window))
+            tokens.append(len(window))
+            n_bytes.append(len(tokenizer.decode(window).encode()))
+        if sum(tokens) >= training.eval_tokens:
+            break
+    if not tokens:
+        return None
+    values = np.array(nats)
+    return {
+        "loss": ratio(values, tokens),
+        "bits_per_byte": ratio(values / math.log(2), n_bytes),
+    }

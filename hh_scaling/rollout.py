@@ -1,0 +1,207 @@
+"""Sampling responses, and the log-probabilities and values of what was sampled.
+
+A sample is a prompt and a response as token ids. Log-probabilities always come from a forward pass over the whole
+sequence, never from the sampler, and at the sampling temperature.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from hh_scaling.configs import Compute
+from hh_scaling.losses import entropy, token_logprobs
+from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right
+from hh_scaling.records import StageWriter
+
+STOP_TEXT = "\n\nHuman:"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled response: at least one token; the end token, when emitted, is its last."""
+
+    prompt: list[int]
+    response: list[int]
+    ended: bool  # by the end token or by starting a new human turn, not by the length limit
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Per response token; R is the longest response. All but the mask are float32 and 0 outside it."""
+
+    mask: Tensor  # (B, R) bool, True on response tokens, the end token included
+    logprobs: Tensor  # (B, R)
+    values: Tensor  # (B, R), zeros without a value head
+    entropy: Tensor  # (B, R)
+
+
+def sampling_copy(model: PreTrainedModel, compute: Compute) -> PreTrainedModel:
+    """A copy to sample with: in bf16 where the stage computes in bf16, which saves casting weights at every token."""
+    if compute.dtype != "bf16":
+        return model
+    return copy.deepcopy(model).to(torch.bfloat16)
+
+
+@torch.no_grad()
+def refresh(sampler: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Copy the model's present weights into its sampling copy."""
+    if sampler is not model:
+        for ours, theirs in zip(sampler.parameters(), model.parameters(), strict=True):
+            ours.copy_(theirs)
+
+
+class StopText:
+    """Finds a new human turn in a growing response; only tokens that could end it cause a look."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+        self.may_end = torch.tensor([":" in piece for piece in pieces])
+
+    def kept(self, response: list[int]) -> int | None:
+        """How many tokens come before the stop text (at least one), or None when it is not there."""
+        if STOP_TEXT not in self.tokenizer.decode(response):
+            return None
+        for n in range(len(response)):
+            if STOP_TEXT.startswith(self.tokenizer.decode(response[n:])[: len(STOP_TEXT)]):
+                return max(1, n)
+        return max(1, len(response) - 1)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    *,
+    max_tokens: int,
+    temperature: float,
+    tokenizer: Any,
+    stop: StopText,
+    generator: torch.Generator,
+) -> list[Sample]:
+    """One sampled response a prompt, from the full softmax at a temperature; finished rows leave the batch."""
+    device = model.device
+    width = max(map(len, prompts))
+    tokens = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
+    attention = torch.zeros((len(prompts), width), dtype=torch.long)
+    for i, prompt in enumerate(prompts):  # padding on the left, so that every response starts at the same column
+        tokens[i, width - len(prompt) :] = torch.tensor(prompt)
+        attention[i, width - len(prompt) :] = 1
+    inputs, attention = tokens.to(device), attention.to(device)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    responses: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    cache = DynamicCache(config=model.config)
+    for step in range(max_tokens):
+        logits = model(
+            input_ids=inputs, attention_mask=attention, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        ).logits[:, -1]
+        probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+        sampled = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        finished = (sampled == tokenizer.eos_token_id).cpu()
+        look = stop.may_end[sampled.cpu()] & alive
+        for j, token in enumerate(sampled.tolist()):
+            if alive[j]:
+                i = int(rows[j])
+                responses[i].append(token)
+                if look[j] and (n := stop.kept(responses[i])) is not None:
+                    responses[i], finished[j] = responses[i][:n], True
+                ended[i] = bool(finished[j])
+        alive &= ~finished
+        if not alive.any() or step == max_tokens - 1:
+            break
+        inputs, positions = sampled[:, None], positions[:, -1:] + 1
+        attention = torch.cat([attention, torch.ones_like(inputs)], dim=1)
+        if alive.sum() <= 0.75 * len(alive):
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep.to(device))
+            inputs, positions, attention = inputs[keep], positions[keep], attention[keep]
+            rows, alive = rows[keep], alive[keep]
+    return [Sample(p, r, e) for p, r, e in zip(prompts, responses, ended, strict=True)]
+
+
+def count_generation(model: PreTrainedModel, samples: Sequence[Sample], out: StageWriter) -> None:
+    """Add a generation's tokens and operations to the stage's counters."""
+    n_prompt, n_response = (sum(len(getattr(s, side)) for s in samples) for side in ("prompt", "response"))
+    mean_context = (n_prompt + n_response / 2) / len(samples)
+    out.count(n_prompt + n_response, forward_flops(model, n_prompt + n_response, mean_context, logits=n_response))
+
+
+# ---------------------------------------------------------------- log-probabilities and values
+
+
+def response_positions(samples: Sequence[Sample], n_tokens: int, device: Any) -> Tensor:
+    """(B, T - 1) bool: True at the positions whose next token is a response token."""
+    starts = torch.tensor([len(s.prompt) for s in samples], device=device)[:, None]
+    ends = torch.tensor([len(s.ids) for s in samples], device=device)[:, None]
+    target = torch.arange(1, n_tokens, device=device)[None]
+    return (target >= starts) & (target < ends)
+
+
+def response_forward(
+    model: PreTrainedModel,
+    value_head: nn.Linear | None,
+    samples: Sequence[Sample],
+    temperature: float,
+    compute: Compute,
+    with_entropy: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) log-probabilities, values and entropies of all response tokens, row after row; one padded forward pass.
+
+    Only response positions meet the output head: no tensor has all positions times the vocabulary.
+    """
+    tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
+    positions = response_positions(samples, tokens.shape[1], tokens.device)
+    with autocast(compute):
+        hidden = hidden_states(model, tokens)[:, :-1][positions]
+        logits = model.get_output_embeddings()(hidden)
+    logprobs = token_logprobs(logits, tokens[:, 1:][positions], temperature)
+    values = value_head(hidden.float()).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
+    spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
+    return logprobs, values, spread
+
+
+def response_mask(samples: Sequence[Sample], device: Any = "cpu") -> Tensor:
+    """(B, R) bool, True on each sample's response tokens."""
+    lengths = torch.tensor([len(s.response) for s in samples], device=device)
+    return torch.arange(int(lengths.max()), device=device)[None] < lengths[:, None]
+
+
+@torch.no_grad()
+def score_responses(
+    model: PreTrainedModel,
+    value_head: nn.Linear | None,
+    samples: Sequence[Sample],
+    temperature: float,
+    compute: Compute,
+    out: StageWriter | None = None,
+    with_entropy: bool = False,
+) -> Scored:
+    """Log-probabilities, values and entropies as (B, R) tensors, computed in micro-batches of similar length."""
+    mask = response_mask(samples, compute.device)
+    logprobs, values, spread = (torch.zeros(mask.shape, device=mask.device) for _ in range(3))
+    for group in micro_batches([len(s.ids) for s in samples], compute.micro_batch_tokens):
+        part = [samples[i] for i in group]
+        result = response_forward(model, value_head, part, temperature, compute, with_entropy)
+        index = torch.tensor(group, device=mask.device)
+        for target, packed in zip((logprobs, values, spread), result, strict=True):
+            block = torch.zeros((len(group), mask.shape[1]), device=mask.device)
+            block[mask[index]] = packed
+            target[index] = block
+        if out is not None:
+            n_tokens, n_response = sum(len(s.ids) for s in part), sum(len(s.response) for s in part)
+            out.count(n_tokens, forward_flops(model, n_tokens, n_tokens / len(part), logits=n_response))
+    return Scored(mask, logprobs, values, spread)

@@ -1,0 +1,171 @@
+"""PPO: what must hold at the first step, what must not move, and resuming to the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from hh_scaling import models, ppo
+from hh_scaling.configs import Compute, PMConfig, PMTraining, PPOConfig, PPOTraining
+from hh_scaling.records import StageWriter, read_jsonl
+from hh_scaling.rollout import response_forward
+from hh_scaling.stages import StageContext, StageResult
+from hh_scaling.training import apply_step, make_optimizer
+from tests.tiny import COMPUTE, SIZE, run_stage
+
+FEW = {
+    "n_updates": 4, "batch_size": 16, "minibatch_size": 8, "max_prompt_tokens": 40, "max_response_tokens": 10,
+    "eval_every": 2, "n_eval_prompts": 24, "keep_sqrt_kl": (0.05, 50.0),
+}  # fmt: skip
+
+
+def config(compute: Compute = COMPUTE, **training: Any) -> PPOConfig:
+    return PPOConfig(size=SIZE, seed=0, training=PPOTraining(**FEW | training), compute=compute)
+
+
+@pytest.fixture(scope="module")
+def parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("pms")
+    for half in ("train", "test"):
+        training = PMTraining(max_length=64, batch_size=16)
+        pm = PMConfig(size=SIZE, seed=0, half=half, n_comparisons=200, training=training, compute=COMPUTE)  # type: ignore[arg-type]
+        run_stage("pm", pm, tiny_stages, root / half)
+    return {
+        "data": tiny_stages["data"], "policy": tiny_stages["base"],
+        "pm_train": root / "train", "pm_test": root / "test",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(parents: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
+    out = tmp_path_factory.mktemp("ppo")
+    return out, run_stage("ppo", config(checkpoint_seconds=1e-9), parents, out)
+
+
+def built(parents: dict[str, Path], out: Path, **training: Any) -> ppo.Trainer:
+    trainer, _ = ppo.build(config(**training), StageContext(parents, StageWriter(out), {}))
+    return trainer
+
+
+def test_kl_is_exactly_zero_before_training_and_positive_after(finished: tuple[Path, StageResult]) -> None:
+    rows = pd.read_parquet(finished[0] / "evals.parquet")
+    start = rows[rows.step == 0]
+    assert (start.kl_k1 == 0).all() and (start.kl_k3 == 0).all() and len(start) == 24
+    assert (rows.kl_k3 >= 0).all() and rows[rows.step == 4].kl_k3.mean() > 0
+
+
+def test_evaluations_use_the_same_prompts_every_time(finished: tuple[Path, StageResult]) -> None:
+    rows = pd.read_parquet(finished[0] / "evals.parquet")
+    prompts = [list(group.prompt_id) for _, group in rows.groupby("step")]
+    assert sorted(rows.step.unique()) == [0, 2, 4] and all(p == prompts[0] for p in prompts)
+
+
+def test_checkpoints_load_and_unreached_ones_are_absent(finished: tuple[Path, StageResult]) -> None:
+    out, result = finished
+    kept = json.loads((out / "checkpoints.json").read_text())
+    assert [entry["name"] for entry in kept] == ["sqrt_kl=0.05", "end"]
+    assert result.summary["reached"]["50"] is None and result.summary["reached"]["0.05"] == kept[0]["step"]
+    policy = models.load_causal_lm(out, "sqrt_kl=0.05")
+    plain = AutoModelForCausalLM.from_pretrained(out / kept[0]["path"], dtype=torch.float32)
+    tokens = torch.tensor([[3, 4, 5]])
+    assert torch.equal(policy(tokens).logits, plain(tokens).logits)
+
+
+def test_first_minibatch_has_ratio_one(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Log-ratio below 1e-5 in float32 though micro-batches and padding differ, at a temperature that is not 1."""
+    trainer = built(parents, tmp_path, temperature=0.7)
+    batch = ppo.collect(trainer, trainer.policy, 0)
+    for indices in ([0, 1, 2, 3], [15, 3, 9]):
+        samples = [batch.samples[i] for i in indices]
+        logprobs, values, _ = response_forward(trainer.policy, trainer.value_head, samples, 0.7, COMPUTE)
+        old = batch.old.logprobs[indices][batch.old.mask[indices]]
+        assert (logprobs - old).abs().max() < 1e-5
+        assert (values == 0).all()  # the value head starts at zero
+    stats = ppo.ppo_step(trainer, batch, list(range(16)), 0)
+    assert stats["clip_fraction"] == 0 and abs(stats["kl_old_new"]) < 1e-9
+
+
+def test_rewards_sum_to_score_minus_kl(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Undiscounted returns at the first token, with zero values, are score - kl_coef * sequence KL (here 0)."""
+    trainer = built(parents, tmp_path, gae_lambda=1.0)
+    batch = ppo.collect(trainer, trainer.policy, 0)
+    scores = torch.from_numpy(trainer.train_pm(batch.samples))
+    torch.testing.assert_close(batch.returns[:, 0], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_does_not_depend_on_micro_batches(parents: dict[str, Path], tmp_path: Path) -> None:
+    gradients = []
+    for budget in (64, 100_000):
+        compute = Compute(micro_batch_tokens=budget)
+        trainer, _ = ppo.build(config(compute), StageContext(parents, StageWriter(tmp_path), {}))
+        batch = ppo.collect(trainer, trainer.policy, 0)
+        ppo.ppo_step(trainer, batch, list(range(16)), 0)
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_policy_and_value_move_and_nothing_else(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Even at a learning rate of 1e-6 the float32 weights change; reference and preference model do not."""
+    trainer = built(parents, tmp_path)
+    frozen = [*trainer.reference.parameters(), *trainer.train_pm.model.parameters()]
+    before_frozen = [p.clone() for p in frozen]
+    before = [p.clone() for p in trainer.parameters()]
+    schedule = trainer.config.training.schedule
+    optimizer = make_optimizer(trainer.parameters(), schedule)
+    ppo.ppo_step(trainer, ppo.collect(trainer, trainer.policy, 0), list(range(16)), 0)
+    apply_step(optimizer, schedule, 1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(before_frozen, frozen, strict=True))
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.parameters(), strict=True)]
+    assert all(moved)
+
+
+def test_each_epoch_covers_each_sample_once() -> None:
+    parts = ppo.minibatches(16, 5, 3, 0, 7)
+    flat = np.concatenate(parts).reshape(3, 16)
+    assert all(sorted(row) == list(range(16)) for row in flat.tolist())
+    assert parts == ppo.minibatches(16, 5, 3, 0, 7) != ppo.minibatches(16, 5, 3, 0, 8)
+
+
+def test_all_prompts_are_used_before_one_comes_again() -> None:
+    prompts = [[i] for i in range(10)]
+    drawn = [p[0] for update in range(2) for p in ppo.update_prompts(prompts, 5, 0, update)]
+    assert sorted(drawn) == list(range(10))
+    assert len(ppo.update_prompts(prompts, 16, 0, 0)) == 16
+
+
+def test_a_limit_on_kl_ends_the_run_as_diverged(parents: dict[str, Path], tmp_path: Path) -> None:
+    result = run_stage("ppo", config(max_sqrt_kl=1e-6), parents, tmp_path)
+    assert result.status == "diverged" and "past the limit" in result.summary["note"]
+    assert result.summary["n_updates"] == 2  # the evaluation at 0 has KL 0, the next is past it
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    parents: dict[str, Path], finished: tuple[Path, StageResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the third update's state: metrics, evaluations, texts and weights equal the undisturbed run's."""
+    broken, resumed = tmp_path / "broken", tmp_path / "resumed"
+    real = StageWriter.save_state
+
+    def dies(self: StageWriter, step: int, extra: Any) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(self, step, extra)
+
+    monkeypatch.setattr(StageWriter, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("ppo", config(checkpoint_seconds=1e-9), parents, broken)
+    monkeypatch.undo()
+    run_stage("ppo", config(checkpoint_seconds=1e-9), parents, resumed, [broken])
+    undisturbed = finished[0]
+    assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
+    for name in ("model/model.safetensors", "checkpoints/sqrt_kl=0.05/model.safetensors", "samples.jsonl"):
+        assert (undisturbed / name).read_bytes() == (resumed / name).read_bytes()
+    tables = [pd.read_parquet(p / "evals.parquet") for p in (undisturbed, resumed)]
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
