@@ -29,7 +29,7 @@ class Compute(Config):
 
     threads: Positive = 1
     dtype: Dtype = "float32"  # of the matrix products; weights and optimiser state stay float32
-    micro_batch_tokens: Positive = 8192  # tokens, padding included, in one forward pass
+    micro_batch_tokens: Positive = 2048  # tokens, padding included, in one forward pass
     attention: Literal["sdpa", "eager"] = "sdpa"  # eager is the faster one in bf16 on processors at short lengths
     device: str = "cpu"
 
@@ -212,6 +212,11 @@ class PPOTraining(Config):
     keep_sqrt_kl: tuple[PositiveFloat, ...] = (1.0,)  # a checkpoint at the first evaluation past each
     max_sqrt_kl: PositiveFloat | None = None  # past it the policy is called diverged and the run ends
     checkpoint_seconds: PositiveFloat = 180.0
+
+
+def checkpoint_name(sqrt_kl: float) -> str:
+    """What the checkpoint at this sqrt(KL) is called, in ``checkpoints.json`` and in ``BenchmarkConfig.at``."""
+    return f"sqrt_kl={float(sqrt_kl)}"
 
 
 class PPOConfig(Config):

@@ -234,6 +234,9 @@ class StageWriter:
         self.tokens = 0
         self.flops = 0.0
         self.rows = 0  # of metrics written
+        self.resumed_from_step: int | None = None
+        self.seconds_before = 0.0  # spent by earlier attempts up to the state that was resumed from
+        self._started = time.monotonic()
         self._metrics = path / "metrics.jsonl"
         self._progress_at = 0.0
 
@@ -269,7 +272,8 @@ class StageWriter:
         yield temporary
         files = manifest(temporary)
         counters = {"step": step, "tokens": self.tokens, "flops": self.flops, "rows": self.rows}
-        meta = counters | {"extra": dict(extra), "files": files}
+        seconds = self.seconds_before + time.monotonic() - self._started
+        meta = counters | {"seconds": seconds, "extra": dict(extra), "files": files}
         write_json(temporary / "state.json", meta)
         os.rename(temporary, folder)
         fsync_path(folder.parent)
@@ -293,6 +297,7 @@ class StageWriter:
                 if damaged_files(folder, meta["files"]):
                     continue
                 self.tokens, self.flops, self.rows = meta["tokens"], meta["flops"], meta["rows"]
+                self.resumed_from_step, self.seconds_before = meta["step"], meta["seconds"]
                 self._copy_metrics(attempt)
                 return folder, meta
         return None

@@ -46,7 +46,7 @@ def greedy(model: Any, prompt: list[int], end: int, n: int) -> list[int]:
 
 
 def test_cached_padded_sampling_follows_the_model(loaded: tuple[Any, Any]) -> None:
-    """At a vanishing temperature sampling is argmax: mixed lengths, padding, the cache and retired rows change nothing."""
+    """At a vanishing temperature sampling is argmax: padding, the cache and retired rows change nothing."""
     model, tokenizer = loaded
     prompts = prompts_of(tokenizer)
     for got in sample(loaded, prompts, temperature=1e-4):

@@ -1,0 +1,196 @@
+"""The paper's claims (Bai et al. 2022) as rules fixed beforehand, judged on the study at hand.
+
+A rule sees finished tables only. It says supported, contradicted or inconclusive, and gives the numbers it used;
+what was not measured is inconclusive and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.estimates import Estimate, mean
+
+Judgement = tuple[str, dict[str, Any]]
+MIN_R2 = 0.9
+SMALL = 0.01  # a normalised point
+MAX_HALF_WIDTH = 0.25  # of the exponent of sqrt(KL): wider is no evidence for 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What rules may look at."""
+
+    fits: list[dict[str, Any]]
+    pooled: list[dict[str, Any]]
+    crossover: list[dict[str, Any]]
+    overoptimisation: list[dict[str, Any]]
+    exponents: Mapping[str, float]  # by run
+    parting: Estimate | None
+
+    def fits_of(self, law: str, group_start: str = "", y: str | None = None) -> list[dict[str, Any]]:
+        return [f for f in self.fits if f["law"] == law and f["group"].startswith(group_start) and y in (None, f["y"])]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: where the paper makes it, and the rule in words and in code."""
+
+    id: str
+    text: str
+    rule: str
+    judge: Callable[[Evidence], Judgement]
+
+
+def missing(what: str) -> Judgement:
+    return "inconclusive", {"missing": what}
+
+
+def by_sign(low: float | None, high: float | None) -> str:
+    """supported where an interval lies above 0, contradicted where below, else inconclusive."""
+    if low is not None and low > 0:
+        return "supported"
+    return "contradicted" if high is not None and high < 0 else "inconclusive"
+
+
+def _slope(fit: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"group": fit["group"]} | fit["params"][name]
+
+
+def judge_data(evidence: Evidence) -> Judgement:
+    fits = [f for f in evidence.fits_of("log-linear", "pm ") if f["x"] == ["n_comparisons"]]
+    slopes = [_slope(f, "c1") for f in fits if f["params"]["c1"]["value"] is not None]
+    if not slopes:
+        return missing("PMs trained on at least two numbers of comparisons")
+    verdicts = [by_sign(s["low"], s["high"]) for s in slopes]
+    verdict = "inconclusive"
+    if all(v == "supported" for v in verdicts):
+        verdict = "supported"
+    elif "contradicted" in verdicts:
+        verdict = "contradicted"
+    return verdict, {"slopes_per_ln_comparisons": slopes}
+
+
+def judge_size(evidence: Evidence) -> Judgement:
+    fits = [f for f in evidence.fits_of("log-linear", "pm ") if f["x"][0] == "n_params"]
+    slopes = [_slope(f, "c1") for f in fits if f["params"]["c1"]["value"] is not None]
+    if not slopes:
+        return missing("PMs of at least two sizes")
+    chosen = slopes[0]
+    return by_sign(chosen["low"], chosen["high"]), {"slope_per_ln_params": chosen, "others": slopes[1:]}
+
+
+def judge_sqrt_kl(evidence: Evidence) -> Judgement:
+    fits = [f for f in evidence.fits_of("sqrt-kl-linear", y="score_train") if " seed " not in f["group"]]
+    if len(evidence.exponents) < 2 or not fits:
+        return missing("at least two finished policies with four evaluations each")
+    exponent = mean(list(evidence.exponents.values()))
+    low, high = exponent.interval()
+    r2 = {f["group"]: f["r2"] for f in fits}
+    numbers = {"exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": exponent.n, "r2": r2}
+    if low is None or high is None:
+        return "inconclusive", numbers
+    if not low <= 1 <= high:
+        return "contradicted", numbers
+    straight = all(value is not None and value >= MIN_R2 for value in r2.values())
+    return ("supported" if straight and (high - low) / 2 <= MAX_HALF_WIDTH else "inconclusive"), numbers
+
+
+def judge_parting(evidence: Evidence) -> Judgement:
+    if evidence.parting is None:
+        return missing("policies scored by a train and a test PM")
+    per_size = [{"model": r["model"], "parting": r["parting"]} for r in evidence.overoptimisation]
+    return by_sign(*evidence.parting.interval()), {"parting": evidence.parting.to_dict(), "sizes": per_size}
+
+
+def judge_gold(evidence: Evidence) -> Judgement:
+    rows = [r for r in evidence.overoptimisation if r["gold_verdict"] is not None]
+    if not rows:
+        return missing("a gold score")
+    numbers = {
+        "sizes": [{k: r[k] for k in ("model", "gold_verdict", "gold_fall", "gold_rise", "peak_sqrt_kl")} for r in rows]
+    }
+    found = {r["gold_verdict"] for r in rows}
+    if found == {"falls"}:
+        return "supported", numbers
+    return ("contradicted" if found == {"none"} else "inconclusive"), numbers
+
+
+def _ends(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = [r for r in evidence.pooled if r["at"] == "end" and r["before"] == "base" and r["value"] is not None]
+    fewest = min((r["k_shot"] for r in rows), default=0)
+    return [r for r in rows if r["k_shot"] == fewest]
+
+
+def _tax_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: row[k] for k in ("model", "n_params", "value", "se", "low", "high", "n_tasks", "n_seeds", "k_shot")}
+
+
+def judge_small_tax(evidence: Evidence) -> Judgement:
+    rows = _ends(evidence)
+    if not rows:
+        return missing("a size with an informative benchmark before and after RLHF")
+    row = min(rows, key=lambda r: r["n_params"])
+    return by_sign(row["low"], row["high"]), {"smallest": _tax_numbers(row)}
+
+
+def judge_large_tax(evidence: Evidence) -> Judgement:
+    rows = _ends(evidence)
+    if len({r["n_params"] for r in rows}) < 2:
+        return missing("two sizes with informative benchmarks")
+    row = max(rows, key=lambda r: r["n_params"])
+    numbers = {"largest": _tax_numbers(row), "margin": SMALL}
+    if row["high"] is not None and row["high"] < SMALL:
+        return "supported", numbers
+    return ("contradicted" if row["low"] is not None and row["low"] > 0 else "inconclusive"), numbers
+
+
+def judge_crossover(evidence: Evidence) -> Judgement:
+    rows = [r for r in evidence.crossover if r["task"] == "pooled" and r["at"] == "end" and r["before"] == "base"]
+    rows = [r for r in rows if r["slope"] is not None]
+    if not rows:
+        return missing("an informative benchmark common to at least three sizes")
+    row = min(rows, key=lambda r: r["k_shot"])
+    keys = ("kind", "n_params", "low", "high", "direction", "slope", "tested", "in_range", "k_shot", "tasks")
+    numbers = {k: row[k] for k in keys}
+    falling = by_sign(row["slope"]["low"], row["slope"]["high"])
+    if falling == "supported":  # the slope is positive: the tax grows
+        return "contradicted", numbers
+    found = falling == "contradicted" and row["kind"] == "interval" and row["in_range"]
+    return ("supported" if found else "inconclusive"), numbers
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("C-data", "PM accuracy rises with the number of comparisons at every size (section 3.2).",
+          "supported: accuracy's slope in ln(comparisons) is above 0 at every size (95 %); contradicted: below at one.",
+          judge_data),
+    Claim("C-size", "PM accuracy rises with the size of the model (section 3.2).",
+          "the sign of the slope in ln(parameters), fitted jointly with ln(comparisons) (95 %).", judge_size),
+    Claim("C-sqrtkl", "The score grows linearly in the square root of KL (section 4.3).",
+          f"contradicted: the mean exponent of sqrt(KL) over runs excludes 1 (95 %); supported: it contains 1 within "
+          f"{MAX_HALF_WIDTH} either way and every size's linear fit has R2 of at least {MIN_R2}.", judge_sqrt_kl),
+    Claim("C-overopt", "The train PM's score parts from the test PM's as training goes on (section 4.2).",
+          "the sign of (train rise - test rise) at the end, in each PM's standard deviations, all runs (95 %).",
+          judge_parting),
+    Claim("C-gold", "Trained far enough, the true (gold) score falls while the PM's still rises, at every size.",
+          "supported: the gold score falls from its peak at every size (95 %); contradicted: at every size any fall is "
+          "below a tenth of the rise.", judge_gold),
+    Claim("C-tax-small", "The smallest models pay an alignment tax (section 4.6.1).",
+          "the sign of the smallest informative size's tax, mean over its tasks (95 %).", judge_small_tax),
+    Claim("C-tax-large", "The largest models pay none (section 4.6.1).",
+          "supported: the largest size's tax is below one normalised point (95 %); contradicted: it is above 0.",
+          judge_large_tax),
+    Claim("C-tax-crossover", "The tax turns into a bonus at some size (section 7).",
+          "supported: the tax falls with ln(parameters) (95 %) and crosses zero, with a finite interval, among the "
+          "sizes tested; contradicted: it rises.", judge_crossover),
+)  # fmt: skip
+
+
+def judge_all(evidence: Evidence) -> list[dict[str, Any]]:
+    """Every claim with its verdict and evidence."""
+    rows = []
+    for claim in CLAIMS:
+        verdict, numbers = claim.judge(evidence)
+        rows.append({"id": claim.id, "text": claim.text, "verdict": verdict, "rule": claim.rule, "evidence": numbers})
+    return rows

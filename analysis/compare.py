@@ -1,0 +1,66 @@
+"""The tax of several studies or recipes side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import AnalysisError
+from analysis.results import SCHEMA, analyze
+
+KEYS = ("task", "format", "k_shot", "metric", "model", "n_params", "before", "at")
+
+
+def load_results(runs: Path) -> dict[str, Any]:
+    """``results.json`` of a RUNS directory, analysed first where there is none; AnalysisError names the file."""
+    path = runs / "results.json"
+    if not path.is_file():
+        return analyze(runs)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise AnalysisError(f"{path}: not results of schema {SCHEMA}; run `hh-scaling analyze {runs}`")
+    return results
+
+
+def compare(runs: list[Path]) -> dict[str, Any]:
+    """``{"schema", "studies", "tax", "pooled"}``: every study's rows with a ``study`` column, ordered so that the same
+    task at the same size stands together. Studies are told apart by directory where their names agree."""
+    loaded = [load_results(path) for path in runs]
+    names = [str(results["study"]["name"]) for results in loaded]
+    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, runs, strict=True)]
+    tables: dict[str, list[dict[str, Any]]] = {"tax": [], "pooled": []}
+    for label, results in zip(labels, loaded, strict=True):
+        for table, rows in tables.items():
+            rows += [{"study": label, **row} for row in results[table]]
+    for rows in tables.values():
+        rows.sort(key=_place)
+    synthetic = [label for label, results in zip(labels, loaded, strict=True) if results["synthetic"]]
+    return {"schema": SCHEMA, "studies": labels, "synthetic": synthetic, **tables}
+
+
+def _place(row: dict[str, Any]) -> tuple[str, ...]:
+    number = f"{row['n_params'] or 0:020d}"
+    return (str(row.get("task", "")), str(row.get("format", "")), f"{row['k_shot']:04d}", number, str(row["at"]),
+            str(row["before"]), str(row["study"]))  # fmt: skip
+
+
+def side_by_side(compared: dict[str, Any]) -> pd.DataFrame:
+    """One row per task, size and checkpoint, and for every study its tax with interval and verdict."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in compared["tax"]:
+        key = tuple(row[name] for name in KEYS)
+        cells = rows.setdefault(key, dict(zip(KEYS, key, strict=True)))
+        prefix = row["study"] if row["recipe"] in compared["studies"] else f"{row['study']}/{row['recipe']}"
+        cells |= {
+            prefix: row["value"],
+            f"{prefix}_low": row["low"],
+            f"{prefix}_high": row["high"],
+            f"{prefix}_verdict": row["verdict"],
+        }
+    return pd.DataFrame(list(rows.values()))

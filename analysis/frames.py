@@ -1,0 +1,185 @@
+"""A RUNS directory as records with their lineage, and per-item scores as pandas frames.
+
+Nothing is dropped silently: whatever a study planned and the analysis cannot use is a row of ``excluded``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.lib
+
+from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
+
+# role of the parent through which a stage descends from its base model
+DESCENT = {"reference": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model"}
+PM_COLUMNS = (
+    "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
+    "length_chosen", "length_rejected", "p_chosen",
+)  # fmt: skip
+EVAL_COLUMNS = (
+    "step", "samples", "prompt_id", "conversation", "kl_k1", "kl_k3", "score_train", "score_test", "gold",
+    "gold_helpful", "gold_harmless", "length", "ended",
+)  # fmt: skip
+ITEM_COLUMNS = (
+    "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
+    "cluster", "score", "weight",
+)  # fmt: skip
+
+
+class AnalysisError(ValueError):
+    """Input that cannot be analysed; the message is one line that names the file."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A size of the study; parameters are non-embedding unless total."""
+
+    name: str
+    n_params: int
+    n_params_total: int
+
+
+@dataclass
+class Study:
+    """What a RUNS directory holds: finished records by stage id in the study's order, and what is missing."""
+
+    root: Path
+    described: dict[str, Any]  # study.json
+    records: dict[str, Record] = field(default_factory=dict)
+    excluded: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.described.get("name", self.root.name))
+
+    def of_kind(self, kind: str) -> list[Record]:
+        """Finished stages of one kind, in the study's order."""
+        return [record for record in self.records.values() if record.kind == kind]
+
+    def folder(self, record: Record) -> Path:
+        return RunStore(self.root).stage_path(record.stage_id)
+
+    def parent(self, record: Record, role: str) -> Record | None:
+        return self.records.get(record.parents.get(role, ""))
+
+    def base(self, record: Record) -> Record | None:
+        """The base stage that a stage descends from (itself for a base), or None where it is missing."""
+        current: Record | None = record
+        while current is not None and current.kind != "base":
+            current = self.parent(current, DESCENT.get(current.kind, ""))
+        return current
+
+    def model(self, record: Record) -> Model:
+        """The size a stage belongs to, with the parameters of its base model where that is known."""
+        base = self.base(record)
+        summary = (base or record).summary.get("model") or record.summary.get("model")
+        if not summary:
+            raise AnalysisError(f"{self.folder(record) / 'record.json'}: summary has no 'model'")
+        name = record.config.get("size", {}).get("name") or summary["name"]
+        return Model(str(name), int(summary["n_params"]), int(summary["n_params_total"]))
+
+    def seed(self, record: Record | None) -> int | None:
+        return None if record is None else record.config.get("seed")
+
+    def exclude(self, what: str, reason: str, record: Record | None = None) -> None:
+        """Say that something was left out; ``what`` is a stage id, a task or a part of one."""
+        row = {"what": what, "reason": reason, "kind": None, "model": None, "seed": None}
+        if record is not None:
+            size = record.config.get("size", {}).get("name")
+            row |= {"kind": record.kind, "model": size, "seed": record.config.get("seed")}
+        self.excluded.append(row)
+
+
+def load_study(root: Path) -> Study:
+    """The study in ``root``: only stages that its ``study.json`` names, finished and undamaged."""
+    path = root / "study.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        planned = described["stages"]
+    except FileNotFoundError as error:
+        raise AnalysisError(f"{path}: no such file; RUNS must be a directory that `hh-scaling run` wrote") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(f"{path}: not a readable study ({type(error).__name__}: {error})") from error
+    study = Study(root, described)
+    for stage in planned:
+        _admit(study, stage)
+    return study
+
+
+def _admit(study: Study, stage: dict[str, Any]) -> None:
+    stage_id = stage["stage_id"]
+    store = RunStore(study.root)
+    try:
+        record = store.record(stage_id)
+    except RecordError as error:
+        study.exclude(stage_id, str(error))
+        return
+    planned = Record(stage_id, stage["kind"], "running", stage.get("config", {}), stage.get("parents", {}))
+    if record is None:
+        study.exclude(stage_id, "not run or not finished", planned)
+    elif record.status not in FINISHED:
+        study.exclude(stage_id, f"{record.status}: {record.error}" if record.error else record.status, record)
+    elif bad := damaged_files(store.stage_path(stage_id), record.files, hashes=False):
+        study.exclude(stage_id, f"damaged files: {', '.join(bad)}", record)
+    else:
+        study.records[stage_id] = record
+        if record.status == "diverged":
+            note = record.summary.get("note") or "the policy collapsed"
+            study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The named columns of a Parquet file; AnalysisError names the file and the first missing column."""
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
+        raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
+    return frame[list(columns)]
+
+
+def stage_table(study: Study, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+    """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
+    try:
+        return read_table(study.folder(record) / name, columns)
+    except AnalysisError as error:
+        study.exclude(record.stage_id, str(error), record)
+        return None
+
+
+def models(study: Study) -> list[Model]:
+    """The sizes of the study, smallest first."""
+    found = {study.model(r) for r in study.records.values() if r.summary.get("model")}
+    by_name: dict[str, Model] = {}
+    for model in sorted(found, key=lambda m: (m.n_params, m.name)):
+        by_name.setdefault(model.name, model)  # a stage whose base is missing may count a head's parameters too
+    return list(by_name.values())
+
+
+def costs(record: Record) -> dict[str, Any]:
+    """``tokens``, ``flops`` (counted) and ``seconds`` of one stage; None where not recorded."""
+    return {name: record.provenance.get(name) for name in ("tokens", "flops", "seconds")}
+
+
+def samples(study: Study, per_policy: int = 2) -> list[dict[str, Any]]:
+    """A few sampled texts of each policy, at its first and last evaluation."""
+    rows: list[dict[str, Any]] = []
+    for record in study.of_kind("ppo"):
+        path = study.folder(record) / "samples.jsonl"
+        if not path.is_file():
+            continue
+        texts = list(read_jsonl(path))
+        steps = sorted({row["step"] for row in texts})
+        for step in {steps[0], steps[-1]} if steps else set():
+            chosen = sorted((row for row in texts if row["step"] == step), key=lambda row: row["prompt_id"])
+            labels = {"stage_id": record.stage_id, "model": study.model(record).name, "seed": study.seed(record)}
+            rows += [labels | row for row in chosen[:per_policy]]
+    return sorted(rows, key=lambda row: (row["stage_id"], row["step"], row["prompt_id"]))

@@ -1,0 +1,264 @@
+"""lm-eval output directories (``results_*.json`` and ``samples_*.jsonl``), whoever made them, as item tables.
+
+The columns are those of a benchmark stage's ``items.parquet``, so that the tax does not care where scores came from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import ITEM_COLUMNS, AnalysisError
+
+METRICS = ("acc", "exact_match", "em", "bits_per_byte", "byte_perplexity", "word_perplexity", "acc_norm", "mc2", "f1",
+           "pass@1", "pass_at_1", "bleu", "rouge1")  # fmt: skip
+PREFERRED_FILTERS = ("none", "strict-match")
+# rolling likelihoods are stored as (loglikelihood, units) whatever the metric's name: they are read as bits per unit
+AS_BITS = {"bits_per_byte": "bits_per_byte", "byte_perplexity": "bits_per_byte", "word_perplexity": "bits_per_word"}
+LOWER_IS_BETTER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "brier_score")
+# a sample row's own keys, so that whatever else is a number is a metric
+ROW_KEYS = frozenset(
+    [
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+    ]
+)
+STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
+SAMPLES_NAME = re.compile(rf"^samples_(?P<task>.+)_(?P<stamp>{STAMP})\.jsonl$")
+LETTER = re.compile(r"^\(?[A-Za-z]\)?[.:]?$")
+
+
+@dataclass(frozen=True)
+class LmEvalRun:
+    """One model's per-item scores, its name and size where recorded, and what the reader had to decide."""
+
+    path: Path
+    model: str
+    n_params: int | None
+    items: pd.DataFrame  # columns ITEM_COLUMNS
+    notes: tuple[str, ...]
+
+
+def read_lm_eval(path: Path) -> LmEvalRun:
+    """The model in a directory, searched with its subdirectories.
+
+    Of several runs of a task the newest counts; two models in one directory, no results, no samples, and
+    unreadable files are AnalysisErrors that name the file.
+    """
+    if not path.is_dir():
+        raise AnalysisError(
+            f"{path}: not a directory; an lm-eval output directory holds results_*.json and samples_*.jsonl"
+        )
+    reports = [(file, _read_report(file)) for file in sorted(path.rglob("results*.json"), key=lambda f: f.name)]
+    if not reports:
+        raise AnalysisError(f"{path}: no results_*.json in it or below it")
+    names = sorted({_model_name(report) for _, report in reports})
+    if len(names) > 1:
+        raise AnalysisError(f"{path}: results of {len(names)} models ({', '.join(names)}); give one model's directory")
+    notes: list[str] = []
+    merged = _merge([report for _, report in reports])
+    frames = [_read_task(task, file, merged, notes) for task, file in sorted(_newest(path, notes).items())]
+    wanted = {task for _, report in reports for task in report.get("configs", {})}
+    for task in sorted(wanted - {f.task.iloc[0] for f in frames if len(f)}):
+        notes.append(f"{path}: no sample file of task {task}; run lm-eval with --log_samples")
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        raise AnalysisError(f"{path}: no samples_*.jsonl with usable rows; run lm-eval with --log_samples")
+    items = _grouped(pd.concat(frames, ignore_index=True), merged, notes)
+    n_params = merged.get("config", {}).get("model_num_parameters")
+    return LmEvalRun(path, names[0], int(n_params) if n_params else None, items, tuple(notes))
+
+
+def _read_report(file: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{file}: not readable as JSON ({error})") from error
+    if not isinstance(report, dict) or "results" not in report:
+        raise AnalysisError(f"{file}: no 'results' in it; not an lm-eval results file")
+    return report
+
+
+def _model_name(report: Mapping[str, Any]) -> str:
+    config = report.get("config") or {}
+    arguments = config.get("model_args") or {}
+    given = arguments.get("pretrained") if isinstance(arguments, dict) else None
+    return str(report.get("model_name") or given or arguments or config.get("model") or "unnamed")
+
+
+def _merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Later files win, task by task."""
+    merged: dict[str, Any] = {}
+    for report in reports:
+        for key in ("configs", "n-shot", "higher_is_better", "group_subtasks", "config"):
+            merged[key] = {**merged.get(key, {}), **(report.get(key) or {})}
+    return merged
+
+
+def _newest(path: Path, notes: list[str]) -> dict[str, Path]:
+    """The newest sample file of every task."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for file in sorted(path.rglob("samples_*.jsonl")):
+        if match := SAMPLES_NAME.match(file.name):
+            found.setdefault(match["task"], []).append((match["stamp"], file))
+        else:
+            found.setdefault(file.stem.removeprefix("samples_"), []).append(("", file))
+    for task, files in found.items():
+        if len(files) > 1:
+            notes.append(f"{path}: task {task} has {len(files)} sample files; the newest counts ({max(files)[1].name})")
+    return {task: max(files)[1] for task, files in found.items()}
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    with open(file, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise AnalysisError(f"{file}:{number}: not JSON ({error})") from error
+            if not isinstance(row, dict) or "doc_id" not in row:
+                raise AnalysisError(f"{file}:{number}: no 'doc_id'; not an lm-eval sample")
+            rows.append(row)
+    return rows
+
+
+def _read_task(task: str, file: Path, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:
+    rows = _one_filter(task, _read_rows(file), notes)
+    metric = _choose_metric(rows)
+    if not rows or metric is None:
+        notes.append(f"{file}: {'no rows' if not rows else 'no metric that is a number per item'}")
+        return pd.DataFrame(columns=list(ITEM_COLUMNS))
+    config = report.get("configs", {}).get(task, {})
+    form = _format(config.get("output_type"), rows, metric)
+    better = report.get("higher_is_better", {}).get(task, {}).get(metric)
+    k_shot = int(report.get("n-shot", {}).get(task) or config.get("num_fewshot") or 0)
+    higher = metric not in LOWER_IS_BETTER if better is None else bool(better)
+    labels = {
+        "task": task,
+        "format": form,
+        "k_shot": k_shot,
+        "metric": AS_BITS.get(metric, metric),
+        "higher_is_better": higher,
+    }
+    items = [labels | item for row in rows if (item := _item(row, metric, form)) is not None]
+    if len(items) < len(rows):
+        notes.append(f"{file}: {len(rows) - len(items)} of {len(rows)} items have no finite {metric}")
+    frame = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
+    if metric in AS_BITS and len(frame):
+        frame["weight"] = frame.weight / frame.weight.mean()
+    return frame
+
+
+def _one_filter(task: str, rows: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
+    """Rows of one filter: lm-eval writes every document once per filter."""
+    filters = list(dict.fromkeys(str(row.get("filter", "none")) for row in rows))
+    if len(filters) <= 1:
+        return rows
+    chosen = next((name for name in PREFERRED_FILTERS if name in filters), filters[0])
+    notes.append(f"task {task}: {len(filters)} filters ({', '.join(filters)}); {chosen} counts")
+    return [row for row in rows if str(row.get("filter", "none")) == chosen]
+
+
+def _choose_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    if not rows:
+        return None
+    named = rows[0].get("metrics") or [key for key in rows[0] if key not in ROW_KEYS]
+    usable = [name for name in named if _value(rows[0].get(name), name) is not None]
+    return next((name for name in METRICS if name in usable), usable[0] if usable else None)
+
+
+def _value(value: Any, metric: str) -> tuple[float, float] | None:
+    """An item's score and weight: a number, or (loglikelihood, bytes or words) for rolling likelihoods."""
+    if isinstance(value, (list, tuple)) and len(value) == 2 and metric in AS_BITS:
+        loglikelihood, units = float(value[0]), float(value[1])
+        return (-loglikelihood / units / math.log(2), units) if units > 0 and math.isfinite(loglikelihood) else None
+    if isinstance(value, (bool, int, float)) and math.isfinite(value):
+        return float(value), 1.0
+    return None
+
+
+def _item(row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | None:
+    found = _value(row.get(metric), metric)
+    if found is None:
+        return None
+    n_choices = len(row.get("resps") or row.get("arguments") or ())
+    if "acc_mutual_info" in row:  # every choice was asked for twice, with and without its question
+        n_choices //= 2
+    choices = form in ("cloze", "choice") and n_choices > 1 and metric in ("acc", "acc_norm", "exact_match")
+    chance = None if form == "loss" else 1 / n_choices if choices else 0.0
+    return {
+        "chance": math.nan if chance is None else chance,
+        "doc_id": row["doc_id"],
+        "doc_hash": str(row.get("doc_hash") or f"{row['doc_id']}-{row.get('target_hash')}"),
+        "prompt_hash": str(row.get("prompt_hash")),
+        "cluster": str(row["doc_id"]),
+        "score": found[0],
+        "weight": found[1],
+    }
+
+
+def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
+    arguments = row.get("arguments") or ()
+    requests = arguments.values() if isinstance(arguments, dict) else arguments
+    for request in requests:
+        parts = list(request.values()) if isinstance(request, dict) else list(request)
+        if len(parts) > 1 and isinstance(parts[1], str):
+            yield parts[1].strip()
+
+
+def _format(output_type: str | None, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    if output_type == "loglikelihood_rolling" or metric in LOWER_IS_BETTER:
+        return "loss"
+    if output_type == "generate_until":
+        return "generate"
+    texts = list(_continuations(rows[0]))
+    if not texts and output_type is None:
+        return "generate"
+    return "choice" if texts and all(LETTER.match(text) for text in texts) else "cloze"
+
+
+def _grouped(items: pd.DataFrame, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:
+    """Subtasks of a group as one task whose clusters are the subtasks (MMLU's subjects, BLiMP's paradigms)."""
+    children = {k: [c for c in v if c] for k, v in report.get("group_subtasks", {}).items() if v}
+    tops = [group for group in children if not any(group in members for members in children.values())]
+    for group in sorted(tops):
+        leaves = _leaves(group, children)
+        rows = items.task.isin(leaves)
+        kinds = items.loc[rows, ["format", "k_shot", "metric"]].drop_duplicates()
+        if not rows.any():
+            continue
+        if len(kinds) > 1:
+            notes.append(f"group {group}: subtasks differ in format, shots or metric; kept as separate tasks")
+            continue
+        notes.append(f"group {group}: {items.task[rows].nunique()} subtasks as one task, clustered by subtask")
+        names = items.task[rows]
+        items.loc[rows, "doc_hash"] = names + "/" + items.doc_hash[rows].astype(str)
+        items.loc[rows, "cluster"] = names
+        items.loc[rows, "task"] = group
+    return items
+
+
+def _leaves(group: str, children: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    for child in children.get(group, ()):
+        found |= _leaves(child, children) if child in children else {child}
+    return found

@@ -1,0 +1,323 @@
+"""Commands that turn numbers into numbers: analyze, report, fit, tax, compare. None of them needs torch.
+
+Everything heavy is imported inside its command, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from analysis.fits import FitResult
+
+BAD_INPUT = 2
+
+RunsArgument = Annotated[Path, typer.Argument(metavar="RUNS", help="A directory that hh-scaling run made.")]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write.")]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="-", help="Print JSON alone to standard output.")]
+MarginOption = Annotated[
+    float, typer.Option("--margin", help="Equivalence margin in chance-normalised percentage points.")
+]
+BitsOption = Annotated[float, typer.Option("--bits-margin", help="Equivalence margin in bits per byte.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    for command in (analyze, report, fit, tax, compare):
+        app.command()(command)
+
+
+class BadInput(ValueError):
+    """What a user gave that cannot be used, in one line."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print bad input as one line on standard error and exit with 2."""
+    from analysis.fits import FitError
+    from analysis.frames import AnalysisError
+    from hh_scaling.records import RecordError
+    from reports.results import ResultsError
+
+    try:
+        yield
+    except (BadInput, AnalysisError, FitError, RecordError, ResultsError) as error:
+        print(f"hh-scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+def wants_json(value: str | None) -> bool:
+    """Whether ``--json -`` was given; anything else after ``--json`` is bad input."""
+    if value not in (None, "-"):
+        raise BadInput(f"--json {value}: only '-' (standard output) is allowed")
+    return value == "-"
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def check_margins(margin: float, bits_margin: float) -> None:
+    for name, value in (("--margin", margin), ("--bits-margin", bits_margin)):
+        if not value > 0:
+            raise BadInput(f"{name} {value:g}: must be above 0")
+
+
+# ---------------------------------------------------------------- analyze, report
+
+
+def analyze(
+    runs: RunsArgument, out: OutOption = None, margin: MarginOption = 1.0, bits_margin: BitsOption = 0.01
+) -> None:
+    """Fit the laws, intervals, tax and claims of a study: results.json and tables/*.csv."""
+    with one_line_errors():
+        from analysis.results import analyze as analyze_runs
+
+        check_margins(margin, bits_margin)
+        results = analyze_runs(runs, out, margin=margin, bits_margin=bits_margin)
+        target = out or runs
+        print(f"{target / 'results.json'}: {len(results['models'])} sizes, {len(results['fits'])} fits, "
+              f"{len(results['tax'])} taxes, {len(results['excluded'])} left out")  # fmt: skip
+        for claim in results["claims"]:
+            print(f"  {claim['verdict']:<12} {claim['id']:<16} {claim['text']}")
+
+
+def report(runs: RunsArgument, out: OutOption = None) -> None:
+    """Write the report of a study: report.html and figures with their tables; analysed first where needed."""
+    with one_line_errors():
+        from analysis.results import analyze as analyze_runs
+        from reports.report import write_report
+
+        if not (runs / "results.json").is_file():
+            analyze_runs(runs)
+        print(write_report(runs, out or runs / "report"))
+
+
+# ---------------------------------------------------------------- fit
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at the closest known name, or the list of all."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"nearest is {close[0]!r}" if close else f"allowed: {', '.join(known)}"
+
+
+def chosen(option: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise BadInput(f"{option} {value}: not known; {nearest(value, known)} (allowed: {', '.join(known)})")
+    return value
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file, all cells as text; BadInput names the file."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # pandas' parser errors and bad encodings are ValueErrors
+        raise BadInput(f"{path}: not readable as CSV ({str(error).splitlines()[0]})") from error
+
+
+def column(table: pd.DataFrame, path: Path, option: str, name: str) -> pd.Series:
+    if name not in table.columns:
+        raise BadInput(f"{path}: {option} {name}: no such column; {nearest(name, [str(c) for c in table.columns])}")
+    found = table[name]
+    return found
+
+
+def numbers(table: pd.DataFrame, path: Path, option: str, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A column as floats; BadInput names the first row that is not a finite number (line 1 is the header)."""
+    import numpy as np
+    import pandas as pd
+
+    text = column(table, path, option, name)
+    values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=float)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise BadInput(f"{path}: line {bad[0] + 2}, column {name!r}: {text.iloc[bad[0]]!r} is not a finite number")
+    return values
+
+
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV file.")],
+    law: Annotated[str, typer.Option("--law", help="power, additive, pm-loss, pm-accuracy, log-linear, broken, …")],
+    x: Annotated[str, typer.Option("--x", metavar="COL[,COL]", help="One or two columns.")],
+    y: Annotated[str, typer.Option("--y", metavar="COL", help="The column fitted.")],
+    se: Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard errors of y.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="COL", help="The run each row belongs to.")
+    ] = None,
+    loss: Annotated[str, typer.Option("--loss", help="ls, huber or hoffmann.")] = "ls",
+    space: Annotated[str, typer.Option("--space", help="linear, log or logit.")] = "linear",
+    ci: Annotated[str | None, typer.Option("--ci", help="profile, wald or bootstrap.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw points and fit.")] = None,
+    json_to: JsonOption = None,
+) -> None:
+    """Fit one law to the columns of a CSV file; exits 0 whatever the fit's status."""
+    with one_line_errors():
+        from analysis import fits
+        from analysis.laws import COLUMNS
+
+        as_json, names = wants_json(json_to), [name.strip() for name in x.split(",")]
+        chosen("--law", law, list(COLUMNS))
+        chosen("--loss", loss, fits.LOSSES)
+        chosen("--space", space, fits.SPACES)
+        if ci is not None:
+            chosen("--ci", ci, fits.INTERVALS)
+        frame = read_table(table)
+        import numpy as np
+
+        points = np.column_stack([numbers(frame, table, "--x", name) for name in names])
+        values = numbers(frame, table, "--y", y)
+        try:
+            result = fits.fit(
+                law, points, values,
+                se=None if se is None else numbers(frame, table, "--se", se),
+                cluster=None if cluster is None else column(frame, table, "--cluster", cluster).to_numpy(),
+                loss=loss, space=space, ci=ci, group=table.stem, x_names=names, y_name=y,  # type: ignore[arg-type]
+            )  # fmt: skip
+        except fits.FitError as error:
+            raise BadInput(f"{table}: {error}") from error
+        if plot is not None:
+            draw_fit(plot, result, points, values)
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            print(result.summary())
+
+
+def draw_fit(path: Path, result: FitResult, x: Any, y: Any) -> None:
+    """Points, the fitted line and its 95 % band against the first column, in a picture file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    known = plt.figure().canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".") not in known:
+        raise BadInput(
+            f"--plot {path}: cannot draw {path.suffix or 'a file without suffix'}; allowed: {', '.join(known)}"
+        )
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    axes.plot(x[:, 0], y, ".", color="0.3")
+    wide = x[:, 0].min() > 0 and x[:, 0].max() / x[:, 0].min() > 20
+    for second in np.unique(x[:, 1]) if x.shape[1] > 1 else [None]:
+        ends = x[:, 0].min(), x[:, 0].max()
+        line = np.geomspace(*ends, 200) if wide else np.linspace(*ends, 200)
+        points = line[:, None] if second is None else np.column_stack([line, np.full_like(line, second)])
+        low, high = result.band(points)
+        axes.plot(line, result.predict(points), lw=1.2)
+        axes.fill_between(line, low, high, alpha=0.2, lw=0)
+    axes.set(
+        xlabel=result.x[0], ylabel=result.y, title=f"{result.law}: {result.formula}", xscale="log" if wide else "linear"
+    )
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise BadInput(f"--plot {path}: cannot be written ({error.strerror})") from error
+    finally:
+        plt.close("all")
+
+
+# ---------------------------------------------------------------- tax, compare
+
+
+def tax(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="lm-eval output of the model before.")],
+    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="lm-eval output of the model after.")],
+    margin: MarginOption = 1.0,
+    bits_margin: BitsOption = 0.01,
+    json_to: JsonOption = None,
+) -> None:
+    """The paired alignment tax between two lm-eval output directories, whoever made them."""
+    with one_line_errors():
+        from analysis.tax_files import lm_eval_tax
+
+        as_json = wants_json(json_to)
+        check_margins(margin, bits_margin)
+        content = lm_eval_tax(base, tuned, margin, bits_margin)
+        if as_json:
+            print_json(content)
+            return
+        print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost")
+        print_rows([tax_cells(row) for row in content["tax"] + content["pooled"]])
+        for note in content["notes"]:
+            print(f"note: {note}")
+
+
+def tax_cells(row: dict[str, Any]) -> dict[str, str]:
+    """One row of the printed table; a mean over tasks has no task."""
+    name = f"{row['task']} ({row['format']})" if "task" in row else f"mean of {row['n_tasks']} tasks, normalised"
+    shown = {"task": name, "k": str(row["k_shot"]), "tax": number(row["value"], "+.4f")}
+    shown["95 %"] = f"[{number(row['low'], '+.4f')}, {number(row['high'], '+.4f')}]"
+    for key in ("unit", "n_items", "verdict"):
+        shown[key] = str(row.get(key) or "")
+    shown["mde"] = number(row.get("mde"), ".4f")
+    shown["note"] = "; ".join(
+        filter(None, ["" if row.get("informative", True) else "at chance before", row.get("note")])
+    )
+    return shown
+
+
+def number(value: float | None, form: str) -> str:
+    return "?" if value is None else format(value, form)
+
+
+def print_rows(rows: Sequence[dict[str, str]]) -> None:
+    """Rows as aligned columns."""
+    if not rows:
+        return
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    for row in [{name: name for name in widths}, *rows]:
+        print("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS RUNS…", help="Directories of two or more studies.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv, compare.json, figure.")
+    ] = None,
+    json_to: JsonOption = None,
+) -> None:
+    """The tax of several studies or recipes side by side."""
+    with one_line_errors():
+        from analysis.compare import compare as compare_runs
+        from analysis.compare import side_by_side
+
+        as_json = wants_json(json_to)
+        if len(runs) < 2:
+            raise BadInput(f"compare {runs[0]}: needs at least two directories")
+        content = compare_runs(runs)
+        table = side_by_side(content)
+        if out is not None:
+            write_comparison(out, content, table)
+        if as_json:
+            print_json(content)
+            return
+        print("tax by study: positive is a cost" + ("; synthetic world" if content["synthetic"] else ""))
+        rows = content["tax"] + content["pooled"]
+        names = {"study": "study", "size": "model", "at": "at", "before": "before"}
+        print_rows([{name: str(row[key]) for name, key in names.items()} | tax_cells(row) for row in rows])
+
+
+def write_comparison(out: Path, content: dict[str, Any], table: pd.DataFrame) -> None:
+    """``compare.json`` and ``compare.csv`` in ``out``, and a figure where reports can draw one."""
+    from hh_scaling.records import atomic_write, write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "compare.json", content)
+    atomic_write(out / "compare.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,1 @@
+"""Numbers to pictures, tables and sentences. Never imports torch."""

@@ -1,0 +1,144 @@
+"""The registry of figures: what each shows, the table behind it, who draws it, and what it is called in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports import frontier_figures, pm_figures, style, tax_figures
+from reports.formats import format_number, join_words, plain_label
+
+Section = Literal["pm", "frontier", "tax"]
+Row = Mapping[str, Any]
+WIDTH = 9.6  # inches: the page's column at 96 pixels an inch
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """A figure as a function of results: ``table`` makes the numbers, ``draw`` draws nothing but them."""
+
+    name: str  # stem of its files
+    section: Section
+    title: str
+    caption: str
+    why_empty: str  # said in its place when the table has no rows
+    table: Callable[[Row], pd.DataFrame]
+    draw: Callable[[Figure, pd.DataFrame], None]
+    columns: int = 1  # panels side by side; 1 where the figure is a single row of fixed size
+
+    def size(self, table: pd.DataFrame) -> tuple[float, float]:
+        """Width and height in inches: grids grow by a row for every ``columns`` panels."""
+        if self.columns == 1:
+            return (WIDTH, 4.2)
+        n_panels = table["panel"].nunique()
+        rows = -(-n_panels // style.grid_columns(n_panels, self.columns))
+        return (WIDTH if n_panels > 1 else 5.8, 0.8 + 2.6 * rows)
+
+
+FIGURES: tuple[FigureSpec, ...] = (
+    FigureSpec(
+        name="figure-07-pm-accuracy",
+        section="pm",
+        title="Preference-model accuracy against data and against size",
+        caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves with 95 % intervals, "
+        "small dots single preference models. Lines are log-linear fits inside the range of their data: left one a "
+        "size, right the joint fit in size and data. All are judged on the same held-out comparisons.",
+        why_empty="no preference model was trained and scored on held-out comparisons.",
+        table=pm_figures.pm_accuracy_table,
+        draw=pm_figures.draw_pm_accuracy,
+    ),
+    FigureSpec(
+        name="pm-tranches",
+        section="pm",
+        title="Preference-model accuracy by tranche",
+        caption="Every preference model trained on the largest number of comparisons, with its 95 % interval over "
+        "conversations.",
+        why_empty="the held-out comparisons are all of one tranche.",
+        table=pm_figures.pm_tranche_table,
+        draw=pm_figures.draw_pm_tranches,
+        columns=3,
+    ),
+    FigureSpec(
+        name="figure-04-samples",
+        section="frontier",
+        title="Score on the train and the test preference model along RLHF",
+        caption="After figure 4 of Bai et al. (2022). Change from the start on the same held-out prompts, with 95 % "
+        "intervals; where the dashed line (a preference model that RLHF never saw) stays below the solid one, part of "
+        "the gain is particular to the train preference model. Every size is scored by preference models of its own "
+        "size, in their own units.",
+        why_empty="the study has no policy with evaluations.",
+        table=frontier_figures.samples_table,
+        draw=frontier_figures.draw_samples,
+    ),
+    FigureSpec(
+        name="figure-13-sqrt-kl",
+        section="frontier",
+        title="Score against √KL from the reference",
+        caption="After figure 13 of Bai et al. (2022). Every point is a checkpoint; lines go through the origin and "
+        "are fitted to each size's runs. Points of one run lie on one trajectory and are not independent.",
+        why_empty="the study has no policy with evaluations.",
+        table=frontier_figures.sqrt_kl_table,
+        draw=frontier_figures.draw_sqrt_kl,
+    ),
+    FigureSpec(
+        name="gold-sqrt-kl",
+        section="frontier",
+        title="Gold score against √KL",
+        caption="The exact score that preference models only approximate, as a change from the start; each line is a "
+        "run. A star marks a run's highest checkpoint where the run went on and ended lower.",
+        why_empty="the study has no gold score: nobody but a preference model judged the responses.",
+        table=frontier_figures.gold_table,
+        draw=frontier_figures.draw_gold,
+        columns=3,
+    ),
+    FigureSpec(
+        name="figure-03-mean-accuracy",
+        section="tax",
+        title="Mean benchmark accuracy before and after RLHF",
+        caption="After figure 3 of Bai et al. (2022): base models and policies at the end of RLHF, equal weight to "
+        "every accuracy task that all sizes took, mean over seeds, 95 % intervals over items.",
+        why_empty="no accuracy benchmark was taken.",
+        table=tax_figures.mean_table,
+        draw=tax_figures.draw_mean,
+        columns=2,
+    ),
+    FigureSpec(
+        name="figure-28-tasks",
+        section="tax",
+        title="Every benchmark before and after RLHF",
+        caption="After figure 28 of Bai et al. (2022). Mean over seeds, 95 % intervals over items; the dotted line is "
+        "chance.",
+        why_empty="no benchmark was taken.",
+        table=tax_figures.tasks_table,
+        draw=tax_figures.draw_tasks,
+        columns=3,
+    ),
+    FigureSpec(
+        name="tax-by-size",
+        section="tax",
+        title="The alignment tax by size",
+        caption="Loss of quality from before to after RLHF on the same items, positive is a cost, with 95 % intervals; "
+        "the band is the margin within which a difference counts as none. Hollow: the model was not above chance "
+        "before RLHF and could not pay.",
+        why_empty="no benchmark was taken both before and after RLHF.",
+        table=tax_figures.tax_table,
+        draw=tax_figures.draw_tax,
+        columns=3,
+    ),
+)
+
+
+def alt_text(spec: FigureSpec, table: pd.DataFrame) -> str:
+    """A sentence for those who cannot see the figure: what it plots, its panels, and where its points lie."""
+    points = table[table["layer"] == "point"]
+    panels = [plain_label(str(panel)) for panel in dict.fromkeys(table["panel"])]
+    series = [plain_label(str(name)) for name in dict.fromkeys(points["series"].dropna())]
+    return (
+        f"{spec.title}. {len(panels)} panel{'s' if len(panels) > 1 else ''} ({join_words(panels)}); "
+        f"series: {join_words(series)}; {len(points)} points from {format_number(points['y'].min())} "
+        f"to {format_number(points['y'].max())}. The table below the figure has the numbers."
+    )

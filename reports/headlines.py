@@ -1,0 +1,99 @@
+"""The few numbers a reader wants first, each with its interval and n."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.formats import format_count, format_estimate, format_interval, format_number, join_words, plural
+from reports.results import has_value, rows_of
+from reports.tax_figures import by_place
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number with its name, a sentence about it, and what stands beside it line by line."""
+
+    name: str
+    value: str
+    detail: str
+    lines: Sequence[str] = ()
+
+
+def headlines(results: Row) -> list[Headline]:
+    """The headline numbers that this study has, in order: PM accuracy, over-optimisation, tax."""
+    found = [pm_headline(results), gold_headline(results), *tax_headlines(results)]
+    return [headline for headline in found if headline is not None]
+
+
+def largest_pm_cell(results: Row) -> dict[str, Any] | None:
+    """The pooled accuracy at the largest size and, there, the most comparisons; None without preference models."""
+    cells = [row for row in rows_of(results, "pm_trend") if has_value(row["accuracy"])]
+    return max(cells, key=lambda row: (row["n_params"], row["n_comparisons"])) if cells else None
+
+
+def pms_of_cell(results: Row, cell: Row) -> list[dict[str, Any]]:
+    """The single preference models pooled in a cell of the trend, on all tranches."""
+    keys = ("model", "n_params", "n_comparisons")
+    return [
+        row for row in rows_of(results, "pm") if row["tranche"] == "all" and all(row[key] == cell[key] for key in keys)
+    ]
+
+
+def pm_headline(results: Row) -> Headline | None:
+    """PM accuracy at the largest size beside the length baseline and the Bayes ceiling."""
+    cell = largest_pm_cell(results)
+    if cell is None:
+        return None
+    runs, accuracy = pms_of_cell(results, cell), cell["accuracy"]
+    detail = (
+        f"{cell['model']}, {format_count(cell['n_comparisons'])} comparisons: {format_interval(accuracy)}, mean of "
+        f"{plural(cell['n_runs'], 'preference model')}, n={accuracy['n']:,} judgements"
+    )
+    lines = []
+    for name, key in (("The longer one wins", "length_accuracy"), ("Bayes ceiling", "bayes_accuracy")):
+        known = [row[key] for row in runs if has_value(row.get(key))]
+        if known:
+            lines.append(f"{name}: {format_estimate(known[0])}")
+    return Headline("Preference-model accuracy, largest size", format_number(accuracy["value"], 3), detail, lines)
+
+
+def gold_headline(results: Row) -> Headline | None:
+    """At how many sizes the gold score falls again, with rise, peak and fall; None without a gold score."""
+    rows = [row for row in rows_of(results, "overoptimisation") if has_value(row.get("gold_fall"))]
+    if not rows:
+        return None
+    falls = [row for row in rows if row["gold_verdict"] == "falls"]
+    n = join_words([f"{n:,}" for n in sorted({row["gold_fall"]["n"] for row in rows})])
+    detail = f"sizes at which the gold score falls measurably from its peak to the end (n={n} responses a size)"
+    lines = [
+        f"{row['model']}: rises {_short(row['gold_rise'])} to √KL {format_number(row['peak_sqrt_kl'], 2)}, then falls "
+        f"{_short(row['gold_fall'])}"
+        for row in rows
+    ]
+    return Headline("Over-optimisation against the gold score", f"{len(falls)} of {len(rows)}", detail, lines)
+
+
+def _short(estimate: Row) -> str:
+    return f"{format_number(estimate['value'], 2)} {format_interval(estimate, 2)}"
+
+
+def tax_headlines(results: Row) -> list[Headline]:
+    """The mean tax per size, one headline for the end and one for each matched point."""
+    return [_tax_headline(place, rows) for place, rows in by_place(rows_of(results, "pooled")).items()]
+
+
+def _tax_headline(place: str, rows: list[Row]) -> Headline:
+    values = [row["value"] * 100 for row in rows]
+    ends = [format_number(value, 1, signed=True) for value in (min(values), max(values))]
+    value = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    detail = "chance-normalised points lost, mean of the tasks above chance before; positive is a cost"
+    lines = [
+        f"{row['model']}: {format_estimate({**row, 'n': None}, signed=True, scale=100)} "
+        f"({plural(row['n_tasks'], 'task')}, {plural(row['n_seeds'], 'seed')})"
+        for row in rows
+    ]
+    return Headline(f"Alignment tax, {place}", value, detail, lines)

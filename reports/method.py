@@ -1,0 +1,163 @@
+"""What was left out, and how everything was measured, in sentences computed from the results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from reports.formats import format_estimate, format_number, join_words, plural
+from reports.frontier_figures import unresolved
+from reports.results import has_value, rows_of, usable
+
+Row = Mapping[str, Any]
+
+
+def left_out_sentences(results: Row) -> list[str]:
+    """Comparisons dropped, stages missing or diverged, checkpoints and tasks that could not be used, failed fits."""
+    lines = [
+        _dropped(results),
+        _excluded(results),
+        _unresolved(results),
+        _uninformative(results),
+        _failed_fits(results),
+    ]
+    return [line for line in lines if line] or ["Nothing was left out, dropped or diverged."]
+
+
+def _dropped(results: Row) -> str:
+    data = results.get("data") or {}
+    dropped = {str(reason): int(n) for reason, n in (data.get("dropped") or {}).items() if n}
+    if not data.get("n_rows"):
+        return ""
+    reasons = f": {join_words([f'{n:,} {reason}' for reason, n in dropped.items()])}" if dropped else ""
+    return f"Of {data['n_rows']:,} comparisons read, {data['n_rows'] - data['n_kept']:,} were dropped{reasons}."
+
+
+def _excluded(results: Row) -> str:
+    rows = rows_of(results, "excluded")
+    if not rows:
+        return ""
+    kinds = Counter(str(row.get("kind") or "other") for row in rows)
+    counts = join_words([f"{n} {kind}" for kind, n in sorted(kinds.items())])
+    return (
+        f"{plural(len(rows), 'thing')} left out of the analysis or used in part ({counts}), each with its reason below."
+    )
+
+
+def _unresolved(results: Row) -> str:
+    rows = [row for row in rows_of(results, "frontier") if row["step"] > 0]
+    hollow = sum(map(unresolved, rows))
+    if not hollow:
+        return ""
+    return (
+        f"{hollow} of {plural(len(rows), 'checkpoint')} have a KL below two standard errors: drawn hollow, not fitted."
+    )
+
+
+def _uninformative(results: Row) -> str:
+    rows = [row for row in rows_of(results, "tax") if not row.get("informative", True)]
+    if not rows:
+        return ""
+    tasks = sorted({f"{row['task']} ({row['format']})" for row in rows})
+    return (
+        f"{plural(len(rows), 'tax row')} of {join_words(tasks)} were not above chance before RLHF by two standard "
+        "errors: shown hollow, in no mean, trend or crossover."
+    )
+
+
+def _failed_fits(results: Row) -> str:
+    fits = rows_of(results, "fits")
+    failed = [fit for fit in fits if not usable(fit) or fit["status"] not in ("ok", "at_bound")]
+    if not failed:
+        return ""
+    names = join_words(
+        [f"{fit['law']} of {fit['y']} ({fit['group']}: {str(fit['status']).replace('_', ' ')})" for fit in failed]
+    )
+    return f"{len(failed)} of {plural(len(fits), 'fit')} did not give usable parameters: {names}."
+
+
+# ---------------------------------------------------------------- how
+
+
+def method_sentences(results: Row) -> list[str]:
+    """Estimators, formulas, intervals, n and seeds, as far as this study used them."""
+    lines = [_data(results), _seeds(results)]
+    if rows_of(results, "pm"):
+        lines.append(
+            "Preference models: P(A beats B) = 1 / (1 + exp(score B − score A)); accuracy is the share of held-out "
+            "comparisons whose chosen response scores higher, ties counting one half. The length baseline picks the "
+            "longer response of the same comparisons; the Bayes ceiling is the mean of max(p, 1 − p) where the world's "
+            "label probability p is known."
+        )
+    if rows_of(results, "frontier"):
+        lines.append(_kl(results))
+        lines.append(
+            "Scores along RLHF are mean differences from the same policy's start on the same prompts. "
+            "√KL = √max(KL, 0), its standard error se(KL) / (2 √KL). Lines are score = c · √KL, through the origin."
+        )
+    if rows_of(results, "tax"):
+        lines.append(_tax(results))
+    lines.append(
+        "Intervals are 95 %, from t with standard errors clustered by conversation, prompt or document; where several "
+        "runs met the same items, items and runs are crossed. With two seeds the training variance is barely known and "
+        "intervals are wide; with one they are conditional on that run."
+    )
+    return [line for line in lines if line]
+
+
+def _data(results: Row) -> str:
+    data = results.get("data") or {}
+    splits = data.get("splits") or {}
+    if not splits:
+        return ""
+    parts = [
+        f"{name.replace('_', ' ')} {split['n']:,} from {split['n_conversations']:,} conversations"
+        for name, split in splits.items()
+    ]
+    length = (data.get("length_baseline") or {}).get("all")
+    prior = (
+        f" On the held-out part the longer response is the chosen one in {_share(length)}." if has_value(length) else ""
+    )
+    return f"Comparisons ({data.get('source')}), split by the first human turn: {join_words(parts)}.{prior}"
+
+
+def _share(estimate: Row | None) -> str:
+    known = dict(estimate or {})
+    if known.get("low") is None and known.get("se") is not None:
+        return f"{format_number(known['value'], 3)} (standard error {format_number(known['se'], 3)}, n={known['n']:,})"
+    return format_estimate(known)
+
+
+def _seeds(results: Row) -> str:
+    rows = [*rows_of(results, "pm"), *rows_of(results, "frontier")]
+    seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+    bases = sorted({row["seed_base"] for row in rows if row.get("seed_base") is not None})
+    if not seeds:
+        return ""
+    text = f"Seeds of preference models and policies: {join_words(list(map(str, seeds)))}"
+    return f"{text}; of base models: {join_words(list(map(str, bases)))}." if bases else f"{text}."
+
+
+def _kl(results: Row) -> str:
+    estimators = sorted({row["kl"].get("estimator", "k1") for row in rows_of(results, "frontier")})
+    prompts = sorted({row["kl"]["n"] for row in rows_of(results, "frontier") if row["kl"].get("n")})
+    numbers = join_words([f"{n:,}" for n in prompts])
+    return (
+        f"KL(policy ‖ reference) is the {join_words(estimators)} estimate: the sum over response tokens of ln policy − "
+        f"ln reference, in nats, mean over {numbers} prompts, one response each. It is unbiased and may come out "
+        "negative; it is kept with its sign in the tables."
+    )
+
+
+def _tax(results: Row) -> str:
+    bounded = next((row for row in rows_of(results, "tax") if row.get("normalised") is not None), None)
+    loss = next((row for row in rows_of(results, "tax") if row.get("unit") == "bits_per_byte"), None)
+    margins = [f"{format_number(bounded['margin'] * 100, 1)} normalised points"] if bounded else []
+    margins += [f"{format_number(loss['margin'], 3)} bits per byte"] if loss else []
+    return (
+        "Tax = before − after on the same items (after − before where lower is better), divided by 1 − chance; "
+        "positive is a cost. A task counts as equivalent if the 90 % interval lies within the margin "
+        f"({join_words(margins)}), else as tax or bonus if p < .05 after Holm's adjustment over the tasks of a "
+        "size, else as inconclusive. The mean gives every informative task equal weight."
+    )

