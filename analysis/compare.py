@@ -52,15 +52,13 @@ def _place(row: dict[str, Any]) -> tuple[str, ...]:
 
 def side_by_side(compared: dict[str, Any]) -> pd.DataFrame:
     """One row per task, size and checkpoint, and for every study its tax with interval and verdict."""
+    recipes = {(row["study"], row["recipe"]) for row in compared["tax"]}
+    several = {study for study, _ in recipes if sum(s == study for s, _ in recipes) > 1}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in compared["tax"]:
         key = tuple(row[name] for name in KEYS)
         cells = rows.setdefault(key, dict(zip(KEYS, key, strict=True)))
-        prefix = row["study"] if row["recipe"] in compared["studies"] else f"{row['study']}/{row['recipe']}"
-        cells |= {
-            prefix: row["value"],
-            f"{prefix}_low": row["low"],
-            f"{prefix}_high": row["high"],
-            f"{prefix}_verdict": row["verdict"],
-        }
+        column = f"{row['study']}/{row['recipe']}" if row["study"] in several else row["study"]
+        cells[column] = row["value"]
+        cells |= {f"{column}_{name}": row[name] for name in ("low", "high", "verdict")}
     return pd.DataFrame(list(rows.values()))

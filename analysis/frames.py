@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class Study:
 
     def folder(self, record: Record) -> Path:
         return RunStore(self.root).stage_path(record.stage_id)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every planned stage, finished or not, by its id."""
+        return {stage["stage_id"]: stage["kind"] for stage in self.described["stages"]}
 
     def parent(self, record: Record, role: str) -> Record | None:
         return self.records.get(record.parents.get(role, ""))

@@ -39,6 +39,7 @@ ROW_KEYS = frozenset(
         "target_hash",
     ]
 )
+MIN_SUBTASKS = 6
 STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
 SAMPLES_NAME = re.compile(rf"^samples_(?P<task>.+)_(?P<stamp>{STAMP})\.jsonl$")
 LETTER = re.compile(r"^\(?[A-Za-z]\)?[.:]?$")
@@ -244,7 +245,7 @@ def _grouped(items: pd.DataFrame, report: Mapping[str, Any], notes: list[str]) -
         leaves = _leaves(group, children)
         rows = items.task.isin(leaves)
         kinds = items.loc[rows, ["format", "k_shot", "metric"]].drop_duplicates()
-        if not rows.any():
+        if items.task[rows].nunique() < MIN_SUBTASKS:  # too few clusters for an interval: they stay tasks
             continue
         if len(kinds) > 1:
             notes.append(f"group {group}: subtasks differ in format, shots or metric; kept as separate tasks")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.estimates import Cell, Estimate, crossed_means
-from analysis.frames import Model, Study
+from analysis.frames import Study
 from analysis.frontier import Curve
 
 Floats = NDArray[np.float64]
@@ -20,29 +20,27 @@ NEGLIGIBLE = 0.1  # of the gold score's rise: a fall smaller than this is called
 def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """One row per size over its finished runs: the gold score's peak and fall to the end, and the parting of train
     and test score at the end in units of each PM's own spread; prompts crossed with runs."""
-    sizes = [
-        [c for c in curves if c.model == model and usable(c)] for model in sorted({c.model for c in curves}, key=_size)
-    ]
-    sizes = [runs for runs in sizes if runs]
+    models = sorted({c.model for c in curves if usable(c)}, key=lambda m: (m.n_params, m.name))
+    sizes = [[c for c in curves if c.model == model and usable(c)] for model in models]
     rises, falls = _by_size(sizes, rise_to_peak), _by_size(sizes, fall_from_peak)
     gaps = _by_size(sizes, lambda curve: parting(study, curve, scores))
-    return [
-        {
-            "model": runs[0].model.name, "n_params": runs[0].model.n_params, "n_runs": len(runs),
-            "peak_sqrt_kl": _mean_peak(runs), "gold_rise": rise and rise.to_dict(), "gold_fall": fall and fall.to_dict(),
-            "gold_verdict": gold_verdict(rise, fall) if rise and fall else None, "parting": gap and gap.to_dict(),
+    rows = []
+    for model, runs, rise, fall, gap in zip(models, sizes, rises, falls, gaps, strict=True):
+        gold = {"gold_rise": rise and rise.to_dict(), "gold_fall": fall and fall.to_dict()}
+        verdict = gold_verdict(rise, fall) if rise and fall else None
+        labels = {
+            "model": model.name,
+            "n_params": model.n_params,
+            "n_runs": len(runs),
+            "peak_sqrt_kl": _mean_peak(runs),
         }
-        for runs, rise, fall, gap in zip(sizes, rises, falls, gaps, strict=True)
-    ]  # fmt: skip
+        rows.append(labels | gold | {"gold_verdict": verdict, "parting": gap and gap.to_dict()})
+    return rows
 
 
 def usable(curve: Curve) -> bool:
     """Whether a policy finished (did not collapse) and was evaluated after its start."""
     return curve.finished and len(curve.steps) > 1
-
-
-def _size(model: Model) -> tuple[int, str]:
-    return model.n_params, model.name
 
 
 def _by_size(sizes: list[list[Curve]], measure: Callable[[Curve], Floats | None]) -> list[Estimate | None]:

@@ -131,14 +131,16 @@ def pm_trend(study: Study, frames: dict[str, pd.DataFrame]) -> list[dict[str, An
         record = study.records[stage_id]
         labels = _labels(study, record)
         cells.setdefault((labels["n_params"], labels["model"], labels["n_comparisons"]), []).append(stage_id)
-    found = crossed_means([_correct(study, frames, stage_ids) for _, stage_ids in sorted(cells.items())])
-    return [
-        {
-            "model": model, "n_params": n_params, "n_comparisons": n, "accuracy": accuracy.to_dict(),
-            "n_runs": len(stage_ids), "n_chains": len({chain_of(study, study.records[s]) for s in stage_ids}), "note": note,
-        }
-        for ((n_params, model, n), stage_ids), (accuracy, note) in zip(sorted(cells.items()), found, strict=True)
-    ]  # fmt: skip
+    rows = []
+    for n_comparisons in sorted({key[2] for key in cells}):  # chains are the same at every number: pool sizes only
+        chosen = [(key, ids) for key, ids in sorted(cells.items()) if key[2] == n_comparisons]
+        found = crossed_means([_correct(study, frames, ids) for _, ids in chosen])
+        for ((n_params, model, _), ids), (accuracy, note) in zip(chosen, found, strict=True):
+            labels = {"model": model, "n_params": n_params, "n_comparisons": n_comparisons}
+            chains = {chain_of(study, study.records[stage_id]) for stage_id in ids}
+            counts = {"n_runs": len(ids), "n_chains": len(chains), "note": note}
+            rows.append(labels | {"accuracy": accuracy.to_dict()} | counts)
+    return sorted(rows, key=lambda row: (row["n_params"], row["model"], row["n_comparisons"]))
 
 
 def _correct(study: Study, frames: dict[str, pd.DataFrame], stage_ids: list[str]) -> Cell:

@@ -18,6 +18,7 @@ from analysis.tax import BITS_MARGIN, MARGIN
 from hh_scaling.records import atomic_write, write_json
 
 SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models",
     "claims", "excluded",

@@ -18,6 +18,7 @@ from analysis.laws import Floats, Law
 Space = Literal["linear", "log", "logit"]
 Bools = NDArray[np.bool_]
 TINY = 1e-300
+START_DAMPING = 1.0  # of a unit diagonal: a bolder first step can leave the basin for good (NIST Bennett5, start 1)
 
 
 def transform(y: Floats, space: Space) -> Floats:
@@ -100,7 +101,7 @@ def levenberg(
     movable = np.ones((batch, p), dtype=bool) if free is None else free
     fitted, grad = problem.model(u)
     residual, jac = root * (fitted - goal), root[..., None] * grad
-    cost, damping, done = problem.cost(residual), np.full(batch, 1e-3), np.zeros(batch, dtype=bool)
+    cost, damping, done = problem.cost(residual), np.full(batch, START_DAMPING), np.zeros(batch, dtype=bool)
     live = np.arange(batch)
     for _ in range(max_iterations):
         step, predicted = _step(problem, u[live], residual[live], jac[live], damping[live], movable[live])

@@ -209,7 +209,7 @@ class Pooled:
 
 
 def pooled_taxes(sizes: list[dict[str, list[Pair]]]) -> list[Pooled]:
-    """At every size the mean of its tasks' normalised taxes, equal weights (the estimand is this suite of tasks).
+    """At every size the mean of its tasks' normalised taxes, equal weights (the estimand: this suite of tasks).
 
     Items are crossed with runs, and a run's tasks move together because they share its training. Every size must
     have at least one task.

@@ -36,7 +36,14 @@ def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> d
         usable = poolable(pairs, [row for row in rows if row["k_shot"] == k_shot])
         pooled.append(labels | {"k_shot": k_shot} | pooled_rows([usable])[0])
     notes = [*before.notes, *after.notes, *refused, *_prompt_notes(before.items, after.items)]
-    return {"schema": 1, "base": before.model, "tuned": after.model, "tax": rows, "pooled": pooled, "notes": notes}
+    return {
+        "schema": 1,
+        "base": before.model,
+        "tuned": after.model,
+        "tax": rows,
+        "pooled": pooled,
+        "notes": list(dict.fromkeys(notes)),
+    }
 
 
 def _prompt_notes(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:

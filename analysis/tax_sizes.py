@@ -145,34 +145,45 @@ def _add_note(rows: Iterable[dict[str, Any]], text: str) -> None:
 
 def collect(study: Study, items: dict[str, pd.DataFrame]) -> dict[Key, Group]:
     """Paired items by (recipe, model, before, at); refusals and missing befores go to the study's exclusions."""
-    by_model: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for stage_id, frame in items.items():
-        record = study.records[stage_id]
-        if study.records[record.parents["model"]].kind != "ppo":
-            by_model[record.parents["model"]].append(frame)
+    before_items = untuned_items(study, items)
     recipe_of = recipes(study)
     groups: dict[Key, Group] = {}
     for stage_id, frame in items.items():
         record = study.records[stage_id]
         policy = study.records.get(record.parents["model"])
         if policy is None or policy.kind != "ppo":
+            if study.kinds.get(record.parents["model"]) == "ppo":
+                study.exclude(stage_id, f"its policy {record.parents['model']} has no readable record", record)
             continue
+        if study.base(policy) is None:
+            study.exclude(stage_id, "the record of its base model is missing", record)
         for before, origin in origins(study, policy):
-            if not by_model[origin.stage_id]:
+            if origin.stage_id not in before_items:
                 study.exclude(stage_id, f"no finished benchmark of its {before} {origin.stage_id}", record)
                 continue
             key = (recipe_of[policy.stage_id], study.model(record).name, before, record.config.get("at") or "end")
             group = groups.setdefault(key, Group(study.model(record)))
-            _pair(study, group, by_model[origin.stage_id], frame, record, policy)
+            _pair(study, group, before_items[origin.stage_id], frame, record, policy)
     return groups
 
 
+def untuned_items(study: Study, items: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The items of bases and references by the model's stage id; several benchmark stages of one model together."""
+    frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for stage_id, frame in items.items():
+        model = study.records[stage_id].parents["model"]
+        if study.kinds.get(model) != "ppo":
+            frames[model].append(frame)
+    keys = [*TASK_KEYS, "doc_id", "doc_hash"]
+    return {model: pd.concat(parts, ignore_index=True).drop_duplicates(keys) for model, parts in frames.items()}
+
+
 def _pair(
-    study: Study, group: Group, before: list[pd.DataFrame], after: pd.DataFrame, record: Record, policy: Record
+    study: Study, group: Group, before: pd.DataFrame, after: pd.DataFrame, record: Record, policy: Record
 ) -> None:
-    known = pd.concat(before, ignore_index=True).drop_duplicates([*TASK_KEYS, "doc_id", "doc_hash"])
-    wanted = set(map(tuple, after[TASK_KEYS].drop_duplicates().to_numpy()))
-    known = known[[tuple(key) in wanted for key in known[TASK_KEYS].to_numpy()]]
+    # a policy may be benchmarked on fewer tasks than its base; only what it was asked must match
+    asked = pd.MultiIndex.from_frame(before[TASK_KEYS]).isin(pd.MultiIndex.from_frame(after[TASK_KEYS]))
+    known = before[asked]
     joined, refused = join_items(known, after, f"{record.stage_id} against its {policy.parents['policy']}")
     for reason in refused:
         study.exclude(record.stage_id, reason, record)

@@ -89,6 +89,7 @@ def print_json(content: Any) -> None:
 
 
 def show_version(value: bool) -> None:
+    """Print the version and exit, where asked to."""
     if value:
         print(f"hh-scaling {__version__}")
         raise typer.Exit()

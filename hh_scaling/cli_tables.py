@@ -201,18 +201,17 @@ def fit(
 
 def draw_fit(path: Path, result: FitResult, x: Any, y: Any) -> None:
     """Points, the fitted line and its 95 % band against the first column, in a picture file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    known = plt.figure().canvas.get_supported_filetypes()
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    known = FigureCanvasAgg(figure).get_supported_filetypes()
     if path.suffix.lstrip(".") not in known:
         raise BadInput(
             f"--plot {path}: cannot draw {path.suffix or 'a file without suffix'}; allowed: {', '.join(known)}"
         )
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(x[:, 0], y, ".", color="0.3")
     wide = x[:, 0].min() > 0 and x[:, 0].max() / x[:, 0].min() > 20
     for second in np.unique(x[:, 1]) if x.shape[1] > 1 else [None]:
@@ -229,8 +228,6 @@ def draw_fit(path: Path, result: FitResult, x: Any, y: Any) -> None:
         figure.savefig(path)
     except OSError as error:
         raise BadInput(f"--plot {path}: cannot be written ({error.strerror})") from error
-    finally:
-        plt.close("all")
 
 
 # ---------------------------------------------------------------- tax, compare
@@ -315,9 +312,42 @@ def compare(
 
 
 def write_comparison(out: Path, content: dict[str, Any], table: pd.DataFrame) -> None:
-    """``compare.json`` and ``compare.csv`` in ``out``, and a figure where reports can draw one."""
+    """``compare.json``, ``compare.csv`` and the figure of it in ``out``."""
     from hh_scaling.records import atomic_write, write_json
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", content)
     atomic_write(out / "compare.csv", table.to_csv(index=False, lineterminator="\n"))
+    draw_comparison(out, content)
+
+
+def draw_comparison(out: Path, content: dict[str, Any]) -> None:
+    """``compare.svg`` and ``compare.png``: a row for every task, size and checkpoint, a colour for every study.
+
+    Taxes without a chance-normalised value (bits per byte) are on another scale and stay in the table.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in content["tax"] if row["normalised"] is not None]
+    labels = list(dict.fromkeys(comparison_label(row) for row in rows))
+    studies = content["studies"]
+    figure = Figure(figsize=(7, 1.5 + 0.3 * len(labels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, study in enumerate(studies):
+        own = [row for row in rows if row["study"] == study]
+        places = [labels.index(comparison_label(row)) + 0.5 * (number + 0.5) / len(studies) - 0.25 for row in own]
+        values = [row["normalised"]["value"] for row in own]
+        halves = [((row["normalised"]["high"] or value) - value) for row, value in zip(own, values, strict=True)]
+        axes.errorbar(values, places, xerr=halves, fmt="o", ms=4, lw=1, label=study)
+    axes.axvline(0, color="0.5", lw=0.8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    axes.set(xlabel="alignment tax, share of the above-chance range (positive is a cost), 95 %")
+    axes.legend(title="synthetic world" if content["synthetic"] else None, fontsize=8, title_fontsize=8)
+    for suffix in ("svg", "png"):
+        figure.savefig(out / f"compare.{suffix}", dpi=150)
+
+
+def comparison_label(row: dict[str, Any]) -> str:
+    return f"{row['task']} ({row['format']}, {row['k_shot']}-shot) {row['model']}, {row['at']}, from {row['before']}"

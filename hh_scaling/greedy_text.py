@@ -80,7 +80,7 @@ class GreedyText:
             texts[i] = self._text(written[i], jobs[i][2])
         n_new = sum(map(len, written.values()))
         n_read = sum(len(jobs[i][0]) for i in batch)
-        self.on_batch(Batch(len(batch), n_read + n_new, n_new, (n_read + n_new) / len(batch)))
+        self.on_batch(Batch(len(batch) / len(jobs), n_read + n_new, n_new, (n_read + n_new) / len(batch)))
 
     def _left_padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         width = max(map(len, prompts))

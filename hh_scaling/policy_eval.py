@@ -104,7 +104,8 @@ class Evaluator:
         check_finite("KL", metrics["kl_k1"]["value"], step)
         evaluation = Evaluation(step, int(rows.samples.iloc[0]), max(metrics["kl_k1"]["value"], 0.0) ** 0.5, metrics)
         self.history.append(evaluation)
-        self.out.log({"type": "eval", "step": step, "samples": evaluation.samples, **metrics})
+        spent = {"tokens": self.out.tokens, "flops": self.out.flops, "seconds": round(self.out.seconds(), 3)}
+        self.out.log({"type": "eval", "step": step, "samples": evaluation.samples, **spent, **metrics})
         return evaluation
 
     def measure(self, samples: list[Sample], step: int) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from hh_scaling.configs import PPOConfig
+from hh_scaling.configs import PPOConfig, checkpoint_name
 from hh_scaling.losses import (
     gae,
     kl_k1,
@@ -102,10 +102,8 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     write_json(out.path / "checkpoints.json", [*evaluator.kept, end])
     evaluator.table().to_parquet(out.path / "evals.parquet", index=False)
     (out.path / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
-    wanted = config.training.keep_sqrt_kl
-    reached = {
-        f"{k:g}": next((e["step"] for e in evaluator.kept if e["name"] == f"sqrt_kl={k:g}"), None) for k in wanted
-    }
+    kept_at = {entry["name"]: entry["step"] for entry in evaluator.kept}
+    reached = {str(float(k)): kept_at.get(checkpoint_name(k)) for k in config.training.keep_sqrt_kl}
     summary = {
         "model": describe(trainer.policy, config.size.name),
         "n_updates": last.step,
@@ -267,7 +265,7 @@ def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation)
     """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged."""
     training = trainer.config.training
     for wanted in training.keep_sqrt_kl:
-        name = f"sqrt_kl={wanted:g}"
+        name = checkpoint_name(wanted)
         if evaluation.sqrt_kl >= wanted and all(entry["name"] != name for entry in evaluator.kept):
             folder = trainer.out.path / "checkpoints" / name
             save_model(trainer.policy, trainer.tokenizer, folder)

@@ -251,6 +251,10 @@ class StageWriter:
         self.tokens += tokens
         self.flops += flops
 
+    def seconds(self) -> float:
+        """Wall-clock seconds spent so far, those of the attempt that was resumed from included."""
+        return self.seconds_before + time.monotonic() - self._started
+
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell the launcher how far the stage is; written at most twice a second."""
         now = time.monotonic()
@@ -272,8 +276,7 @@ class StageWriter:
         yield temporary
         files = manifest(temporary)
         counters = {"step": step, "tokens": self.tokens, "flops": self.flops, "rows": self.rows}
-        seconds = self.seconds_before + time.monotonic() - self._started
-        meta = counters | {"seconds": seconds, "extra": dict(extra), "files": files}
+        meta = counters | {"seconds": self.seconds(), "extra": dict(extra), "files": files}
         write_json(temporary / "state.json", meta)
         os.rename(temporary, folder)
         fsync_path(folder.parent)

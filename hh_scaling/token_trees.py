@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 MAX_LOGITS = 1 << 26  # output rows times vocabulary in one forward pass: 256 MiB in float32
 LOGITS_AT_ONCE = 1 << 21  # of them that are normalised together: what stays in a processor's cache
+CPU_TOKENS = 768  # in one forward pass: activations that fit the cache are worth more than a fuller batch
 MIN_SHARED = 0.05  # of a group's tokens; below it the wider attention costs more than the shared tokens save
 MASK_TOLERANCE = 1e-3  # nats a sequence in float32; a forward pass that does not heed the mask is off by more
 
@@ -44,7 +45,7 @@ class Scorable:
 class Batch:
     """What one forward pass did, for counting and progress."""
 
-    n_sequences: int
+    share: float  # of all that was asked for at once
     n_tokens: int  # without padding
     n_logits: int  # rows of the output
     mean_length: float  # of its trees, in tokens
@@ -130,7 +131,7 @@ class TreeScorer:
         precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.model = model
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = min(batch_tokens, CPU_TOKENS) if model.device.type == "cpu" else batch_tokens
         self.precision = precision
         attention = getattr(model.config, "_attn_implementation", None)
         self.bool_mask = attention == "sdpa"
@@ -159,15 +160,15 @@ class TreeScorer:
                 scores[index] = score
             n_tokens = sum(len(tree.tokens) for tree in batch)
             n_logits = sum(tree.n_logits for tree in batch)
-            on_batch(Batch(len(found), n_tokens, n_logits, n_tokens / len(batch)))
+            on_batch(Batch(len(found) / len(sequences), n_tokens, n_logits, n_tokens / len(batch)))
         return scores
 
     def _grow_all(self, sequences: Sequence[Scorable], groups: Sequence[Sequence[int]]) -> list[Tree]:
         """Trees, or chains alone where this model cannot take trees or they would be too long for it."""
         trees: list[Tree] = []
-        for group in groups:
-            grown = grow([i for i in group if sequences[i].n_scored], sequences) if group else []
-            for tree in grown:
+        scored = ([i for i in group if sequences[i].n_scored] for group in groups)
+        for group in filter(None, scored):
+            for tree in grow(group, sequences):
                 if tree.is_chain or (self._shares(tree, sequences) and len(tree.tokens) <= self.longest_shared):
                     trees.append(tree)
                 else:
@@ -190,6 +191,7 @@ class TreeScorer:
                 self.may_share = off <= MASK_TOLERANCE
         return self.may_share
 
+    @torch.no_grad()
     def _forward(self, trees: Sequence[Tree]) -> dict[int, Score]:
         """Scores by sequence index. Padding is on the right, where a causal mask keeps it out of sight."""
         width = max(len(tree.tokens) for tree in trees)

@@ -31,12 +31,15 @@ class FigureSpec:
     columns: int = 1  # panels side by side; 1 where the figure is a single row of fixed size
 
     def size(self, table: pd.DataFrame) -> tuple[float, float]:
-        """Width and height in inches: grids grow by a row for every ``columns`` panels."""
-        if self.columns == 1:
-            return (WIDTH, 4.2)
-        n_panels = table["panel"].nunique()
-        rows = -(-n_panels // style.grid_columns(n_panels, self.columns))
-        return (WIDTH if n_panels > 1 else 5.8, 0.8 + 2.6 * rows)
+        """Width and height in inches."""
+        return (WIDTH, 4.2) if self.columns == 1 else grid_size(table["panel"].nunique(), self.columns)
+
+
+def grid_size(n_panels: int, columns: int) -> tuple[float, float]:
+    """Width and height in inches of a grid of panels, which grows by a row for every ``columns`` of them."""
+    rows = -(-n_panels // style.grid_columns(n_panels, columns))
+    height = 0.8 + (3.4 if columns == 2 else 2.6) * rows
+    return (WIDTH if n_panels > 1 else 5.8, height)
 
 
 FIGURES: tuple[FigureSpec, ...] = (
@@ -73,6 +76,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         why_empty="the study has no policy with evaluations.",
         table=frontier_figures.samples_table,
         draw=frontier_figures.draw_samples,
+        columns=2,
     ),
     FigureSpec(
         name="figure-13-sqrt-kl",

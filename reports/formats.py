@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Estimate = Mapping[str, Any]  # {"value", "se", "low", "high", "n"}, each possibly null
@@ -87,6 +87,12 @@ def format_seconds(seconds: float | None) -> str:
 def format_flops(flops: float | None) -> str:
     """Floating-point operations as ``3.1e12``; "not measured" where missing."""
     return MISSING if flops is None or not math.isfinite(flops) else f"{flops:.1e}".replace("e+", "e")
+
+
+def format_span(values: Sequence[float], decimals: int) -> str:
+    """``0.91 to 0.97``: the least and the greatest, once where they read the same."""
+    ends = [format_number(value, decimals) for value in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def plural(count: int, word: str, words: str | None = None) -> str:

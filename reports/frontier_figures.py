@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports import style
-from reports.formats import format_count, format_number, join_words, plain_label
+from reports.formats import format_count, format_number, join_words, plain_label, plural
 from reports.results import (
     estimate_cells,
     has_value,
@@ -51,7 +51,8 @@ def samples_table(results: Row) -> pd.DataFrame:
     for score in (TRAIN, TEST):
         largest = [row for row in frontier if row["model"] in names[-1:]]
         rows += [{**cells, "panel": LARGEST} for cells in _points(largest, score, "samples")]
-        rows += [{**cells, "panel": EACH} for cells in _mean_over_runs(_points(frontier, score, "samples"))]
+        if len(names) > 1:
+            rows += [{**cells, "panel": EACH} for cells in _mean_over_runs(_points(frontier, score, "samples"))]
     return tidy(rows)
 
 
@@ -129,18 +130,18 @@ def _lines_through_origin(results: Row, score: str, points: Sequence[Row]) -> li
 
 def draw_samples(figure: Figure, table: pd.DataFrame) -> None:
     """Figure 4: score against samples; solid on the train PM, dashed on the test PM."""
-    left, right = figure.subplots(1, 2)
-    models = model_names(table)
+    models, panels = model_names(table), list(dict.fromkeys(table["panel"]))
     colours, markers = style.size_colours(models), style.size_markers(models)
-    for axes, panel in ((left, LARGEST), (right, EACH)):
+    titles = {LARGEST: f"Largest size: {plain_label(models[-1])}", EACH: "Every size, mean over runs"}
+    grid = style.panel_grid(figure, len(panels), columns=2)
+    for axes, panel in zip(grid, panels, strict=True):
         rows = table[table["panel"] == panel]
         _draw_runs(axes, rows[rows["series"] == TRAIN], colours, markers, "-")
         _draw_runs(axes, rows[rows["series"] == TEST], colours, markers, "--")
         style.count_axis(axes)
         axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
-        axes.set_xlabel("prompts sampled in RLHF")
-    left.set(ylabel="PM score, change from the start", title=f"Largest size: {plain_label(models[-1])}")
-    right.set_title("Every size, mean over runs")
+        axes.set(xlabel="prompts sampled in RLHF", title=titles[panel] if len(panels) > 1 else "")
+    grid[0].set_ylabel("PM score, change from the start")
     kinds = [
         Line2D([], [], color=style.INK, linestyle=dashes, label=name) for name, dashes in ((TRAIN, "-"), (TEST, "--"))
     ]
@@ -203,8 +204,9 @@ def _draw_peaks(axes: Axes, peaks: pd.DataFrame, colour: str) -> None:
         markeredgecolor="white",
         zorder=5,
     )
-    places = join_words([format_number(x, 2) for x in sorted(peaks["x"])])
-    text = f"peak{'s' if len(peaks) > 1 else ''} at √KL {places}"
+    places = [format_number(x, 2) for x in sorted(peaks["x"])]
+    span = f"{places[0]} to {places[-1]}" if len(places) > 2 else join_words(places)
+    text = f"{plural(len(places), 'peak')} at √KL {span}"
     axes.text(0.98, 0.04, text, transform=axes.transAxes, ha="right", fontsize=7.5, color=style.MUTED)
 
 

@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from reports.formats import format_count, format_estimate, format_interval, format_number, join_words, plural
+from reports.formats import (
+    format_count,
+    format_estimate,
+    format_interval,
+    format_number,
+    format_span,
+    join_words,
+    plural,
+)
 from reports.headlines import largest_pm_cell, pms_of_cell
 from reports.results import (
     data_fit,
@@ -153,7 +161,7 @@ def _runs_sentence(rows: list[dict[str, Any]]) -> str:
     prompts = join_words([f"{n:,}" for n in sorted({row["kl"]["n"] for row in ends if row["kl"].get("n")})])
     return (
         f"{plural(len(ends), 'policy', 'policies')}, each evaluated on {prompts} held-out prompts, ended at √KL "
-        f"{format_number(min(reach), 2)} to {format_number(max(reach), 2)} from the reference; {diverged or 'none'} "
+        f"{format_span(reach, 2)} from the reference; {diverged or 'none'} "
         "diverged."
     )
 
@@ -165,8 +173,8 @@ def _straightness(results: Row, score: str, pm: str) -> str:
     if not good:
         return f"Score of the {pm} PM against √KL was not fitted."
     rising = sum(sign(fit["params"]["c"]) == 1 for fit in good)
-    r2 = sorted(fit["r2"] for fit in good if fit.get("r2") is not None)
-    straight = f" R² is {format_number(r2[0], 3)} to {format_number(r2[-1], 3)}." if r2 else ""
+    r2 = [fit["r2"] for fit in good if fit.get("r2") is not None]
+    straight = f" R² is {format_span(r2, 3)}." if r2 else ""
     sizes = plural(len(good), "size")
     return f"The {pm} PM's score rises along √KL at {rising} of {sizes} (95 % interval of the slope above 0).{straight}"
 
@@ -224,9 +232,10 @@ def _pooled_sentence(place: str, rows: list[Row]) -> str:
         f"{row['model']} {format_number(row['value'] * 100, 1, True)} {format_interval(row, 1, True, 100)}"
         for row in rows
     )
-    seeds = join_words([str(n) for n in sorted({row["n_seeds"] for row in rows})])
+    seeds = [int(row["n_seeds"]) for row in rows]
     return (
-        f"Mean tax {at_phrase(place)}, in chance-normalised points over the informative tasks, {seeds} seeds a size: "
+        f"Mean tax {at_phrase(place)}, in chance-normalised points over the informative tasks (seeds a size: "
+        f"{format_span(seeds, 0)}): "
         f"{values}. The 95 % interval shows {' and '.join(found) or 'neither a cost nor a gain at any size'}."
     )
 
@@ -257,10 +266,8 @@ def _power(rows: list[Row]) -> str:
     ]
     if not found:
         return ""
-    span = sorted({format_number(value, 1) for value in (min(found), max(found))}, key=lambda text: float(text))
-    return (
-        f" The inconclusive ones would have found, with 80 % power, only a tax of {' to '.join(span)} points or more."
-    )
+    least = format_span(found, 1)
+    return f" The inconclusive ones would have found, with 80 % power, only a tax of {least} points or more."
 
 
 def _is_headline_crossover(row: Row) -> bool:

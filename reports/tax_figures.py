@@ -67,7 +67,7 @@ def _scores(results: Row) -> list[dict[str, Any]]:
     rows = [row for row in rows_of(results, "benchmarks") if has_value(row["score"])]
     before = [{**row, "series": BEFORE} for row in rows if row["stage_kind"] == "base"]
     end = [{**row, "series": END} for row in rows if row["stage_kind"] == "ppo" and row.get("at") == "end"]
-    return sorted(before + end, key=lambda row: (row["n_params"], row["stage_id"]))
+    return sorted(before + end, key=lambda row: (row["n_params"], row["series"] == END, row["stage_id"]))
 
 
 def _grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -265,7 +265,10 @@ def draw_tax(figure: Figure, table: pd.DataFrame) -> None:
     style.legend_below(figure, handles)
 
 
-_TAX_LOOKS = [(style.AFTER, "s"), (style.MATCHED, "D"), ("#7a5c00", "^"), ("#4c2a85", "v")]
+_TAX_LOOKS = [
+    *((style.AFTER, "s"), (style.MATCHED, "D"), ("#7a5c00", "^"), ("#4c2a85", "v")),
+    *((style.INK, "o"), ("#0f6b5c", "P"), ("#a3427a", "X"), ("#5b6270", "<")),
+]
 
 
 def _draw_tax_panel(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> None:

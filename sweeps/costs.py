@@ -102,6 +102,7 @@ def training_memory(shape: ModelShape, micro_tokens: float, logits: bool, traine
 
 
 def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
+    """Generating a world's text, or reading, splitting and writing the files."""
     if config.world is not None:
         size = 6.0 * config.world.n_text_tokens + 500.0 * config.world.n_comparisons
         return Cost(tokens=config.world.n_text_tokens, disk_bytes=size, fixed_seconds=1 + size / 1.5e6)
@@ -113,10 +114,12 @@ def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
 
 
 def tokenizer_cost(config: TokenizerConfig, sizing: Sizing | None) -> Cost:
+    """Merging byte pairs over the text read."""
     return Cost(fixed_seconds=1 + config.max_bytes / 4e6, memory_bytes=PROCESS_BYTES + 10 * config.max_bytes)
 
 
 def base_cost(config: BaseConfig, sizing: Sizing) -> Cost:
+    """Pretraining and held-out loss of a rung; of a model that exists, fetching and the held-out loss."""
     shape, training = sizing.shape, config.training
     logits_flops = forward(shape, training.context, logits=True)
     evaluation = training.eval_tokens * logits_flops
@@ -138,6 +141,7 @@ def base_cost(config: BaseConfig, sizing: Sizing) -> Cost:
 
 
 def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
+    """Fine-tuning on chosen responses."""
     shape, training = sizing.shape, config.training
     tokens = training.n_examples * training.max_length * FILL
     return Cost(
@@ -150,6 +154,7 @@ def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
 
 
 def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
+    """One pass over the pairs (lower layers forward only where they are frozen) and scores of the held-out ones."""
     shape, training = sizing.shape, config.training
     n_pairs = (config.n_comparisons or sizing.n_pairs) * training.n_epochs
     pair_tokens = 2 * training.max_length * FILL
@@ -168,6 +173,7 @@ def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
 
 
 def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
+    """Sampling, scoring and training of every rollout, and the evaluations."""
     shape, pm, training = sizing.shape, sizing.scorer, config.training
     prompt, response = training.max_prompt_tokens * FILL, training.max_response_tokens * RESPONSE_FILL
     length = prompt + response
@@ -196,6 +202,7 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
 
 
 def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
+    """A forward pass over every choice of every item."""
     shape, tasks = sizing.shape, config.tasks
     items = len(tasks.tasks) * (tasks.limit or TASK_ITEMS)
     tokens = float(items * CHOICES * ITEM_TOKENS * (1 + tasks.num_fewshot))

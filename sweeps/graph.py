@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hh_scaling.configs import (
@@ -23,75 +21,17 @@ from hh_scaling.configs import (
     ReferenceTraining,
     SizeSpec,
 )
-from hh_scaling.records import config_hash
 from hh_scaling.stages import KINDS
 from sweeps.check import LoadedStudy
 from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
 from sweeps.load import StudyError
 from sweeps.machines import native_dtype
+from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import ComputeChoice, PMSection, Study
 
 T = TypeVar("T", bound=Config)
 SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One node of the graph; everything a worker needs to run it."""
-
-    stage_id: str
-    kind: str
-    config: Config
-    parents: Mapping[str, str]  # role -> stage_id
-    entry: str  # "module:function"
-    version: int = 1
-    where: Mapping[str, str] = field(default_factory=dict)  # input name -> path on this machine; not hashed
-
-    @property
-    def threads(self) -> int:
-        """How many threads the stage computes with."""
-        compute = getattr(self.config, "compute", None)
-        return compute.threads if isinstance(compute, Compute) else 1
-
-    @property
-    def size(self) -> str | None:
-        """The name of the stage's size, where it has one."""
-        size = getattr(self.config, "size", None)
-        return size.name if isinstance(size, SizeSpec) else None
-
-    def to_json(self) -> dict[str, Any]:
-        """The stage as plain values, as ``study.json`` and the worker have it."""
-        config_type = type(self.config)
-        return {
-            "stage_id": self.stage_id,
-            "kind": self.kind,
-            "version": self.version,
-            "entry": self.entry,
-            "config_type": f"{config_type.__module__}:{config_type.__qualname__}",
-            "config": self.config.model_dump(mode="json"),
-            "parents": dict(self.parents),
-            "where": dict(self.where),
-            "threads": self.threads,
-        }
-
-
-Graph = dict[str, Stage]  # by stage_id, parents before children
-
-
-def make_stage(
-    kind: str,
-    slug: str,
-    config: Config,
-    parents: Mapping[str, str],
-    entry: str,
-    version: int = 1,
-    where: Mapping[str, str] | None = None,
-) -> Stage:
-    """A stage with its id: the slug and 12 digits of the hash of kind, version, configuration and parents' ids."""
-    content = {"kind": kind, "version": version, "config": config.model_dump(mode="json"), "parents": dict(parents)}
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", slug)
-    return Stage(f"{plain}-{config_hash(content)}", kind, config, dict(parents), entry, version, dict(where or {}))
 
 
 def expand(loaded: LoadedStudy, may_lack_files: bool = False) -> Graph:
@@ -127,6 +67,7 @@ class Expansion:
         self.chosen: dict[str, ComputeChoice] = {}
 
     def run(self) -> Graph:
+        """The whole graph, parents before children."""
         self.read_sizes()
         self.add_data()
         for name in self.names:
@@ -141,10 +82,12 @@ class Expansion:
         return self.graph
 
     def add(self, key: tuple[Any, ...], stage: Stage) -> None:
+        """Put a stage into the graph and remember it by what it is."""
         self.made[key] = stage
         self.graph[stage.stage_id] = stage
 
     def stage(self, kind: str, slug: str, config: Config, parents: Mapping[str, Stage], **more: Any) -> Stage:
+        """A stage of a registered kind."""
         ids = {role: parent.stage_id for role, parent in parents.items()}
         return make_stage(kind, slug, config, ids, KINDS[kind].entry, KINDS[kind].version, **more)
 
@@ -174,6 +117,7 @@ class Expansion:
     # ------------------------------------------------------------ sizes and data
 
     def read_sizes(self) -> None:
+        """Make each size a specification without paths; local weights are known by their hash."""
         for i, (entry, name) in enumerate(zip(self.study.sizes, self.names, strict=True)):
             digest, where = self.inputs.weights(i, entry)
             self.sizes[name] = SizeSpec(
@@ -188,6 +132,7 @@ class Expansion:
             self.size_where[name], self.chosen[name] = where, entry.compute
 
     def add_data(self) -> None:
+        """The data stage, and the tokenizer where a rung needs one."""
         section, world = self.study.data, self.study.world
         config = DataConfig(
             world=world,
@@ -205,6 +150,7 @@ class Expansion:
     # ------------------------------------------------------------ models
 
     def add_base(self, name: str, seed: int) -> None:
+        """The base of a size in the chain of ``seed``."""
         seed, size, section = self.seed_of("base", seed, name), self.sizes[name], self.study.base
         if ("base", name, seed) in self.made:
             return
@@ -219,9 +165,11 @@ class Expansion:
         self.add(("base", name, seed), base)
 
     def base(self, name: str, seed: int) -> Stage:
+        """The base that the chain of ``seed`` starts from."""
         return self.made["base", name, self.seed_of("base", seed, name)]
 
     def add_pms(self, name: str, seed: int) -> None:
+        """The preference models of a size: every count on the train half, the largest also on the test half."""
         section, seed = self.study.pm, self.seed_of("pm", seed, name)
         if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "test") in self.made:
             return
@@ -258,6 +206,7 @@ class Expansion:
         return self.made["reference", name, seed]
 
     def add_policy(self, name: str, seed: int) -> None:
+        """The reference (where there is one) and the policy of a size."""
         section = self.study.ppo
         reference = self.add_reference(name, seed)
         if section is None or name not in (section.sizes or self.names):
@@ -289,12 +238,14 @@ class Expansion:
         return max(scored, key=lambda size: (self.n_params(size), self.names.index(size)))
 
     def n_params(self, name: str) -> int:
+        """Non-embedding parameters of a size; 0 where they are not known."""
         shape = shape_of(self.sizes[name], self.study.tokenizer.vocab_size, self.size_where[name].get("size.path"))
         return 0 if shape is None else shape.n_params
 
     # ------------------------------------------------------------ benchmarks
 
     def add_benchmarks(self) -> None:
+        """Benchmarks of every base, reference and policy (at each of its checkpoints)."""
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()

@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hh_scaling.configs import HHFiles, InputFile, TextFiles
-from hh_scaling.inputs import COMPARISON_SUFFIXES, TEXT_SUFFIXES, DataError, find_files, input_file, split_files
+from hh_scaling.inputs import (
+    COMPARISON_SUFFIXES,
+    TEXT_SUFFIXES,
+    DataError,
+    find_files,
+    input_file,
+    plain_name,
+    split_files,
+)
 from hh_scaling.records import config_hash, file_sha256
+from hh_scaling.tasks import needed_files
 from sweeps.check import LoadedStudy
 from sweeps.load import KeyPath
 from sweeps.study import SizeEntry
 
-BENCHMARK_SUFFIXES = (".jsonl", ".csv", ".txt")
 UNKNOWN = "0" * 64  # the hash of a file that is not there, in a plan that may lack files
 TOKENIZER_FILES = ("config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 
@@ -29,6 +37,7 @@ class Inputs:
     where: dict[str, str] = field(default_factory=dict)
 
     def complain(self, path: KeyPath, error: DataError | str) -> None:
+        """Add a problem, unless files may be missing."""
         if not self.may_lack_files:
             self.loaded.document.complain(path, str(error))
 
@@ -92,13 +101,22 @@ class Inputs:
         )
 
     def benchmarks(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
-        """The benchmark files, and where they are."""
-        section = self.loaded.study.benchmarks
-        if section is None:
+        """The files that the study's local tasks read, and where they are; a problem for each that is missing."""
+        section, key = self.loaded.study.benchmarks, ("benchmarks", "path")
+        wanted = needed_files(section.tasks) if section is not None else set()
+        if section is None or not wanted:
             return (), {}
         own = Inputs(self.loaded, self.may_lack_files)  # their names are apart from those of the comparisons
-        files = own.know(("benchmarks", "path"), own.files(("benchmarks", "path"), section.path, BENCHMARK_SUFFIXES))
-        return files, own.where
+        if not section.path:
+            self.complain(
+                ("benchmarks",), f"has no path with {', '.join(sorted(wanted))}; --set benchmarks.path=FOLDER"
+            )
+        found = own.files(key, section.path, tuple({Path(name).suffix for name in wanted}))
+        kept = [known for known in found if plain_name(known.path.name) in wanted]
+        missing = wanted - {plain_name(known.path.name) for known in kept}
+        if found and missing:
+            self.complain(key, f"lacks {', '.join(sorted(missing))} (plain, .gz or .xz), which the tasks read")
+        return own.know(key, kept), own.where
 
     # ------------------------------------------------------------ models that exist
 

@@ -23,6 +23,7 @@ class ModelShape:
 
     @property
     def n_params_total(self) -> int:
+        """Parameters with input and output embeddings."""
         return self.n_params + self.vocab_size * self.d_model * (1 if self.tied else 2)
 
 

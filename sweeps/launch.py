@@ -18,13 +18,15 @@ from filelock import FileLock, Timeout
 import hh_scaling
 from hh_scaling.records import RunStore, config_hash, file_sha256, write_json
 from sweeps.check import LoadedStudy, load_study
-from sweeps.graph import Graph, expand, resolved_study
+from sweeps.graph import expand, resolved_study
 from sweeps.load import StudyError
 from sweeps.machines import cores, this_cpu
 from sweeps.numbers import format_seconds
 from sweeps.plan import make_plan
 from sweeps.progress import Shown, printable, wrap_ids
-from sweeps.runner import Run, finished_stages, new_run, run_graph, set_aside
+from sweeps.registry import check_tasks
+from sweeps.runner import Run, clear_attempts, finished_stages, new_run, run_graph, set_aside
+from sweeps.stage import Graph
 from sweeps.study import AnalysisSection
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -58,6 +60,7 @@ def run_study(
     loaded = load_study(word, assignments)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
+    check_tasks(loaded)
     graph = expand(loaded)
     root = runs or Path("runs") / loaded.name
     make_folder(root)
@@ -73,20 +76,20 @@ def run_job(job: Job) -> int:
     for stage_id, why in damaged.items():
         say(f"damaged, will be made again: {why}")
         set_aside(store, stage_id)
+    clear_attempts(store, done)
     plan = make_plan(graph, this_cpu(), store)
     run = new_run(graph, store, done, {i: cost.seconds for i, cost in plan.costs.items()}, cores(), job.jobs)
-    if len(done) < len(graph):
-        say(
-            f"{loaded.name}: {len(done)} of {len(graph)} stages done, about {format_seconds(plan.wall_seconds())} to go"
-        )
-        try:
+    try:
+        if len(done) < len(graph):
+            to_go = format_seconds(plan.wall_seconds())
+            say(f"{loaded.name}: {len(done)} of {len(graph)} stages done, about {to_go} to go")
             with Shown() as display:
                 run_graph(run, display)
-        except KeyboardInterrupt:
-            say(f"interrupted: {len(run.done)} of {len(graph)} stages done; the same command goes on from here")
-            return EXIT_INTERRUPTED
-    say_failures(run, say)
-    finished = finish(job, run)
+        say_failures(run, say)
+        finished = finish(job, run)
+    except KeyboardInterrupt:
+        say(f"interrupted: {len(run.done)} of {len(graph)} stages done; the same command goes on from here")
+        return EXIT_INTERRUPTED
     return EXIT_FAILED if run.failed or not finished else EXIT_DONE
 
 

@@ -155,6 +155,7 @@ class Reader:
         self.scalars = YAML(typ="safe", pure=True).constructor
 
     def place(self, node: Node) -> Place:
+        """Where a node begins."""
         mark = node.start_mark
         return Place(self.document.source, mark.line + 1, mark.column + 1, self.document.folder)
 
@@ -172,6 +173,7 @@ class Reader:
         return self.read_scalar(node, path)
 
     def read_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        """A mapping's values; duplicate, merge and non-scalar keys become problems."""
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
@@ -191,6 +193,7 @@ class Reader:
         return result
 
     def read_scalar(self, node: Node, path: KeyPath) -> Any:
+        """A single value by the rules of YAML 1.2; foreign tags become problems."""
         tag = str(node.tag).removeprefix(TAG)
         if tag not in ("int", "float", "bool", "null", "str", "timestamp"):
             self.complain(node, path, f"the tag {node.tag} is not allowed")
@@ -203,6 +206,7 @@ class Reader:
             return str(node.value)
 
     def complain(self, node: Node, path: KeyPath, text: str) -> None:
+        """Add a problem with a node."""
         self.document.problems.append(Problem(self.place(node), dotted(path), text))
 
 

@@ -73,6 +73,7 @@ DEFAULT_GPU = "H100"  # planned for where a study wants an accelerator and none 
 
 
 def plain_name(name: str) -> str:
+    """A device's name without case, punctuation and maker."""
     return "".join(c for c in name.lower() if c.isalnum()).removeprefix("nvidia")
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from hh_scaling.configs import DataConfig, SizeSpec, TokenizerConfig
 from hh_scaling.records import RecordError, RunStore
 from sweeps.costs import ASSUMED, Cost, Sizing, stage_cost
-from sweeps.graph import Graph, Stage
 from sweeps.known_models import ModelShape, shape_of
 from sweeps.machines import DEFAULT_GPU, GPUS, Machine, cores, this_cpu
+from sweeps.stage import Graph, Stage
 
 HUB_COMPARISONS = 160_800  # rows of Anthropic/hh-rlhf's train split
 LOCAL_COMPARISONS = 8_000  # a guess where a study has yet to be told which files

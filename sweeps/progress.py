@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from hh_scaling.records import RunStore
-from sweeps.graph import Stage
 from sweeps.numbers import format_seconds
 from sweeps.plan import Correction, longest_chain
 from sweeps.runner import Display, Run
+from sweeps.stage import Stage
 
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
@@ -72,16 +72,20 @@ class PlainDisplay:
         self.last = time.monotonic()
 
     def line(self, text: str) -> None:
+        """Print one line, without control characters."""
         print(printable(text), file=self.stream, flush=True)
 
     def started(self, stage: Stage) -> None:
+        """A line that it has begun."""
         self.line(f"started {stage.stage_id}")
 
     def ended(self, stage: Stage, status: str, seconds: float, error: str | None) -> None:
+        """A line with how it went."""
         self.line(f"{status} {stage.stage_id} after {format_seconds(seconds)}" + (f": {error}" if error else ""))
         self.last = time.monotonic()
 
     def tick(self, run: Run) -> None:
+        """Progress, now and then."""
         if time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last = time.monotonic()
@@ -108,11 +112,13 @@ class LiveDisplay:
         """The table shows it."""
 
     def ended(self, stage: Stage, status: str, seconds: float, error: str | None) -> None:
+        """A line with how it went."""
         text = f"{status:8} {stage.stage_id}  {format_seconds(seconds)}" + (f"  {error}" if error else "")
         style = {"failed": "red", "diverged": "yellow"}.get(status, "green")
         self.console.print(printable(text), style=style, markup=False, highlight=False)
 
     def tick(self, run: Run) -> None:
+        """Progress, now and then."""
         if time.monotonic() - self.drawn >= 0.5:
             self.drawn = time.monotonic()
             self.live.update(live_table(run))
@@ -131,6 +137,7 @@ def live_table(run: Run) -> Any:
     table = Table.grid(padding=(0, 1))
     total = sum(run.seconds.values()) or 1.0
     done = sum(run.seconds.get(i, 0.0) for i in run.done)
+    done += sum(run.seconds.get(i, 0.0) * stage_progress(run.store, i)[0] for i in run.running)
     table.add_row(Text("all", style="bold"), ProgressBar(total, done, width=30), Text(about_left(run)))
     for stage_id in run.running:
         fraction, note = stage_progress(run.store, stage_id)
@@ -139,6 +146,7 @@ def live_table(run: Run) -> Any:
 
 
 def about_left(run: Run) -> str:
+    """The counts and the time left, for the first line."""
     return f"{counts(run)}, about {format_seconds(eta_seconds(run))} left"
 
 

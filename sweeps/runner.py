@@ -8,41 +8,21 @@ same command goes on from there.
 from __future__ import annotations
 
 import contextlib
-import json
-import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-import psutil
-
 from hh_scaling.records import Record, RecordError, RunStore, damaged_files, read_record, write_json
-from sweeps.graph import Graph, Stage
 from sweeps.plan import chain_seconds
-from sweeps.worker import EXIT_NO_SPACE, work
+from sweeps.pool import Pool, Running, end_workers
+from sweeps.stage import Graph, Stage
+from sweeps.worker import EXIT_NO_SPACE
 
-# Imported once, before the first fork. Of the stages only what they use: a fault in one is to fail that stage alone.
-WORKER_MODULES = ("sweeps.worker", "hh_scaling.configs")
-MODEL_MODULES = (
-    "torch",
-    "safetensors.torch",
-    "pandas",
-    "pyarrow.parquet",
-    "transformers",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.gpt_neox.modeling_gpt_neox",
-)
-BENCHMARK_MODULES = ("lm_eval.evaluator", "lm_eval.models.huggingface")
-MODEL_KINDS = frozenset({"base", "reference", "pm", "ppo", "benchmark"})
-LIGHT_KINDS = frozenset({"data"})  # needs no torch, so it starts while the server is still importing
 POLL_SECONDS = 0.25
 
 
@@ -57,16 +37,6 @@ class Display(Protocol):
 
     def tick(self, run: Run) -> None:
         """Called a few times a second."""
-
-
-@dataclass
-class Running:
-    """A stage's process."""
-
-    stage: Stage
-    process: BaseProcess
-    since: float  # time.monotonic()
-    attempts_before: int
 
 
 @dataclass
@@ -140,6 +110,12 @@ def set_aside(store: RunStore, stage_id: str) -> None:
     while (target := folder / f"{stage_id}-{number}").exists():
         number += 1
     os.rename(store.stage_path(stage_id), target)
+
+
+def clear_attempts(store: RunStore, done: Iterable[str]) -> None:
+    """Remove attempts of finished stages, which a kill just after a commit leaves."""
+    for stage_id in done:
+        shutil.rmtree(store.attempts / stage_id, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- running
@@ -219,18 +195,6 @@ def cause_of_death(store: RunStore, code: int | None) -> str:
     return f"ended without a record, exit code {code}"
 
 
-def end_workers(running: Iterable[Running]) -> None:
-    """Terminate what still runs, and wait until it is gone."""
-    running = list(running)
-    for r in running:
-        r.process.terminate()
-    for r in running:
-        r.process.join(5)
-        if r.process.is_alive():
-            r.process.kill()
-            r.process.join(5)
-
-
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Within, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
@@ -243,56 +207,6 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class Pool:
-    """Starts workers: forked from a server that has torch loaded, or spawned where torch is not needed."""
-
-    def __init__(self, kinds: Iterable[str]) -> None:
-        me = psutil.Process()
-        self.launcher = (me.pid, me.create_time())
-        self.spawn: Any = multiprocessing.get_context("spawn")
-        self.server: Any = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(preloaded(set(kinds)))
-        resource_tracker.ensure_running()  # it unblocks signals, so it comes first
-        with sigint_blocked():
-            forkserver.ensure_running()  # returns at once; the imports go on while light stages run
-
-    def start(self, stage: Stage, store: RunStore) -> Running:
-        before = len(store.attempt_paths(stage.stage_id))
-        if stage.kind in LIGHT_KINDS:
-            process = self.launch(self.spawn, stage, store)
-        else:
-            try:
-                process = self.launch(self.server, stage, store)
-            except (EOFError, ConnectionError):  # the server could not import something; the stage will say what
-                self.server = self.spawn
-                process = self.launch(self.spawn, stage, store)
-        return Running(stage, process, time.monotonic(), before)
-
-    def launch(self, context: Any, stage: Stage, store: RunStore) -> BaseProcess:
-        args = (json.dumps(stage.to_json()), str(store.root.resolve()), self.launcher)
-        process: BaseProcess = context.Process(target=work, args=args, name=stage.stage_id)
-        # The server blocks Ctrl-C itself, and may answer only after its imports: that wait can be interrupted.
-        with sigint_blocked() if context is self.spawn else contextlib.nullcontext():
-            process.start()
-        return process
-
-
-def preloaded(kinds: set[str]) -> list[str]:
-    """The modules that stages of these kinds need and that take seconds to import."""
-    modules = MODEL_MODULES if kinds & MODEL_KINDS else ()
-    return [*WORKER_MODULES, *modules, *(BENCHMARK_MODULES if "benchmark" in kinds else ())]
-
-
-@contextlib.contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Within, Ctrl-C waits; processes started here never get it (the launcher ends them)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def new_run(

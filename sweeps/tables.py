@@ -107,7 +107,7 @@ def load_shipped(name: str) -> LoadedStudy:
     try:
         return load_study(name)
     except StudyError:
-        return load_study(name, ["data.path=."])
+        return load_study(name, [f"{key}=not-given" for key in ("data.path", "text.path", "text.held_out")])
 
 
 def status_table(content: dict[str, Any]) -> Table:

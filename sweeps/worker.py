@@ -139,6 +139,8 @@ def one_line(error: BaseException) -> str:
         where = f" at {error.filename}" if error.filename else ""
         return f"no space left on the device{where}; make room and run the same command again"
     text = " ".join(str(error).split())
+    if "os error 28" in text:  # safetensors' own error for a full disk
+        return "no space left on the device; make room and run the same command again"
     if isinstance(error, MemoryError):
         return f"out of memory; give the stage a smaller compute.micro_batch_tokens {text}".strip()
     # Our own errors are sentences for people; a foreign one needs its type ('KeyError: x').

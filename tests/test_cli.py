@@ -33,6 +33,11 @@ def bad(*arguments: str) -> str:
     return done.stderr.strip()
 
 
+def sets(*assignments: str) -> tuple[str, ...]:
+    """The assignments as options."""
+    return tuple(part for assignment in assignments for part in ("--set", assignment))
+
+
 def from_json(*arguments: str) -> Any:
     done = cli(*arguments, "--json", "-")
     assert done.returncode == 0, done.stderr
@@ -78,7 +83,7 @@ def test_no_arguments_show_the_help_and_version_the_version() -> None:
         (("run", "smoke", "--backend", "lokal"), "not known (allowed: local)"),
         (("run", "smoke", "--jobs", "0"), "--jobs"),
         (("run", "smoke", "--set", "sizes=[3]"), "no shape has about 3 non-embedding parameters"),
-        (("run", "hh-local", "--set", "data.path=nowhere"), "data.path: "),
+        (("run", "smoke", *sets("world=null", "benchmarks=null", "data.path=nowhere")), "data.path: "),
         (("run", "smoke", "--runs", "/proc/nowhere"), "--runs /proc/nowhere: cannot be made"),
         (("status", "nowhere"), "nowhere: no study.json"),
     ],

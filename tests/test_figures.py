@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from analysis.results import analyze
-from reports import frontier_figures, pm_figures, save, style, tax_figures
+from reports import compare_figures, frontier_figures, pm_figures, save, style, tax_figures
 from reports.figures import FIGURES, FigureSpec, alt_text
 from reports.formats import (
     format_count,
@@ -322,6 +322,24 @@ def test_file_names_are_unique_and_safe() -> None:
     names = [spec.name for spec in FIGURES]
     assert len(set(names)) == len(names)
     assert not [n for n in names if not n.replace("-", "").isalnum()]
+
+
+# ---------------------------------------------------------------- several studies
+
+
+def test_studies_stand_side_by_side_at_the_end(results: Results, tmp_path: Path) -> None:
+    rows = {
+        key: [{**row, "study": study} for study in ("one", "two") for row in results[key]] for key in ("tax", "pooled")
+    }
+    compared: dict[str, Any] = {"schema": 1, "studies": ["one", "two"], "synthetic": ["one"], **rows}
+    table = compare_figures.compare_table(compared)
+    assert points(table)["series"].unique().tolist() == ["end of RLHF (one)", "end of RLHF (two)"]
+    ends = [row for row in compared["tax"] + compared["pooled"] if row["at"] == "end" and row["before"] == "base"]
+    assert len(points(table)) == len(ends)
+    paths = compare_figures.write_comparison(compared, tmp_path)
+    assert [path.suffix for path in paths] == [".png", ".svg", ".csv"] and all(path.is_file() for path in paths)
+    assert b"synthetic world" in paths[1].read_bytes()
+    assert compare_figures.write_comparison({**compared, "tax": [], "pooled": []}, tmp_path) == []
 
 
 # ---------------------------------------------------------------- reading

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hh_scaling.configs import BaseConfig, BenchmarkConfig, PMConfig, PPOConfig
-from hh_scaling.records import config_hash
+from hh_scaling.configs import BaseConfig, BenchmarkConfig, Compute, PMConfig, PPOConfig
+from hh_scaling.records import config_hash, file_sha256
 from sweeps.check import load_study
-from sweeps.graph import Graph, Stage, expand, resolved_study
+from sweeps.graph import expand, resolved_study
 from sweeps.load import StudyError
 from sweeps.machines import native_dtype
+from sweeps.registry import unknown_tasks
+from sweeps.stage import Graph, Stage
 
 STUDY = """
 world: {n_comparisons: 4k}
@@ -293,10 +295,23 @@ def test_the_size_decides_over_the_section_and_the_section_over_the_study(tmp_pa
 
 
 def test_auto_is_resolved_before_it_is_hashed(tmp_path: Path) -> None:
-    config = only(graph_of(tmp_path), "base", size="27k", seed=0).config
-    assert isinstance(config, BaseConfig) and config.compute.dtype == native_dtype()
-    config = only(graph_of(tmp_path, STUDY, "compute.device=cuda"), "base", size="27k", seed=0).config
-    assert isinstance(config, BaseConfig) and config.compute.dtype == "bf16"
+    """float32 for a small rung; for a larger one what the processor has, with eager attention in bf16."""
+
+    def compute(size: str, *assignments: str) -> Compute:
+        graph = graph_of(tmp_path, STUDY, f"sizes=[{size}]", *assignments)
+        config = only(graph, "base", size=size, seed=0).config
+        assert isinstance(config, BaseConfig)
+        return config.compute
+
+    native = native_dtype()
+    assert compute("27k").dtype == "float32" and compute("27k").attention == "sdpa"
+    assert compute("4M").dtype == native
+    assert compute("4M").attention == ("eager" if native == "bf16" else "sdpa")
+    assert compute("27k", "compute.dtype=bf16").attention == "eager"
+    assert compute("4M", "compute.device=cuda").model_dump(include={"dtype", "attention"}) == {
+        "dtype": "bf16",
+        "attention": "sdpa",
+    }
 
 
 def test_benchmarks_take_the_study_s_tasks(tmp_path: Path) -> None:
@@ -312,3 +327,54 @@ def test_the_resolved_study_is_complete_and_plain(tmp_path: Path) -> None:
     assert json.loads(json.dumps(resolved)) == resolved
     assert [size["name"] for size in resolved["sizes"]] == ["27k", "100k"]
     assert resolved["ppo"]["batch_size"] == 256 and resolved["name"] == "study"
+
+
+# ---------------------------------------------------------------- benchmarks' files, models from pip
+
+
+LOCAL = "world: {}\nsizes: [27k]\nbenchmarks: {tasks: [local_arc_easy, local_blimp], path: tasks}\n"
+
+
+def test_only_the_files_that_the_tasks_read_are_hashed(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    for name in ("arc_easy.jsonl", "blimp.jsonl", "piqa.jsonl"):
+        (tmp_path / "tasks" / name).write_text(f'{{"name": "{name}"}}\n')
+    stage = only(graph_of(tmp_path, LOCAL), "benchmark", size="27k", at="end")
+    assert isinstance(stage.config, BenchmarkConfig)
+    assert [file.name for file in stage.config.tasks.files] == ["arc_easy.jsonl", "blimp.jsonl"]
+    assert stage.where["blimp.jsonl"] == str(tmp_path / "tasks" / "blimp.jsonl")
+
+
+def test_a_missing_benchmark_file_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "arc_easy.jsonl").write_text("{}\n")
+    with pytest.raises(StudyError, match=r"benchmarks\.path: lacks blimp\.jsonl \(plain, \.gz or \.xz\)"):
+        graph_of(tmp_path, LOCAL)
+    with pytest.raises(StudyError, match=r"benchmarks: has no path with arc_easy\.jsonl, blimp\.jsonl"):
+        graph_of(tmp_path, LOCAL, "benchmarks.path=null")
+
+
+def test_a_gguf_file_is_found_in_an_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution as pip leaves it: a package folder and a RECORD that lists its files."""
+    (tmp_path / "tiny_gguf").mkdir()
+    (tmp_path / "tiny_gguf" / "tiny.gguf").write_bytes(b"GGUF....")
+    info = tmp_path / "tiny_gguf-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 1.0\n")
+    (info / "RECORD").write_text("tiny_gguf/tiny.gguf,,\ntiny_gguf-1.0.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = only(graph_of(tmp_path, "world: {}\nsizes: [{gguf: tiny-gguf}]\n"), "base", size="tiny-gguf")
+    assert base.where == {"size.gguf": str(tmp_path / "tiny_gguf" / "tiny.gguf")}
+    assert isinstance(base.config, BaseConfig)
+    assert base.config.size.gguf is None and base.config.size.weights_sha256 == file_sha256(
+        tmp_path / "tiny_gguf" / "tiny.gguf"
+    )
+
+
+def test_lm_eval_s_task_files_are_searched_for_a_name(tmp_path: Path) -> None:
+    (tmp_path / "arc").mkdir()
+    (tmp_path / "arc" / "arc_easy.yaml").write_text("tag:\n  - ai2_arc\ntask: arc_easy\n")
+    (tmp_path / "group.yml").write_text("group: blimp\ntask:\n  - blimp_one\n")
+    assert unknown_tasks(["arc_easy", "ai2_arc", "blimp", "blimp_one"], tmp_path) == {}
+    assert unknown_tasks(["arc_eazy", "arc"], tmp_path)["arc_eazy"] == "; did you mean 'arc_easy'?"
+    assert "arc" in unknown_tasks(["arc"], tmp_path)

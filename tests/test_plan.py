@@ -13,11 +13,12 @@ from hh_scaling.records import Record, RunStore
 from hh_scaling.shapes import shape_for
 from sweeps.check import load_study
 from sweeps.costs import forward
-from sweeps.graph import Graph, expand
+from sweeps.graph import expand
 from sweeps.known_models import KNOWN, guessed, shape_in_config, shape_of
 from sweeps.load import StudyError
 from sweeps.machines import GPUS, find_gpu, this_cpu
 from sweeps.plan import chain_seconds, longest_chain, make_plan, plan_json
+from sweeps.stage import Graph
 from tests.toy import graph_of, toy
 
 

@@ -217,8 +217,8 @@ PAYLOADS = [
     "<textarea><plaintext><noscript>",
 ]
 FREE_TEXT = {
-    "name", "description", "model", "note", "task", "tranche", "stage_id", "prompt", "response", "what", "reason", "text",
-    "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing",
+    "name", "description", "model", "note", "task", "tranche", "stage_id", "prompt", "response", "what", "reason",
+    "text", "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing",
 }  # fmt: skip
 
 
@@ -229,7 +229,9 @@ def poisoned(value: Any, suffix: str, key: str = "") -> Any:
         return {k + suffix if free_keys else k: poisoned(v, suffix, k) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(item, suffix, key) for item in value]
-    free = isinstance(value, str) and (key in FREE_TEXT or key == "tasks") and value != "all"
+    free = isinstance(value, str) and (key in FREE_TEXT or key == "tasks")
+    ours = ("all", "pooled", "pm all", "pm n=")  # names that the analysis gives
+    free = free and not value.startswith(ours)
     return value + suffix if free else value
 
 

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from hh_scaling.records import RunStore
-from sweeps.graph import Graph, Stage
 from sweeps.load import StudyError
 from sweeps.progress import eta_seconds, printable, stage_progress
 from sweeps.runner import Run, finished_stages, new_run, run_graph
+from sweeps.stage import Graph, Stage
 from sweeps.status import study_status
 from tests.toy import graph_of, launch, metric_steps, sweep, toy
 
@@ -202,6 +202,15 @@ def test_changed_bytes_of_the_same_number_are_found_by_verify(tmp_path: Path) ->
     assert study_status(tmp_path, verify=True)["counts"] == {"damaged": 1}
 
 
+def test_what_a_kill_just_after_the_commit_leaves_is_cleared_away(tmp_path: Path) -> None:
+    stage = toy("a")
+    launch(tmp_path, graph_of(stage))
+    left = tmp_path / "attempts" / stage.stage_id / "1"
+    left.mkdir(parents=True)
+    launch(tmp_path, graph_of(stage))
+    assert not left.parent.exists() and study_status(tmp_path)["counts"] == {"done": 1}
+
+
 # ---------------------------------------------------------------- the launcher
 
 
@@ -268,7 +277,8 @@ def started(root: Path, steps: int, seconds: float, committed: int) -> Iterator[
 
 
 def in_progress(root: Path) -> bool:
-    return any((root / "attempts").glob("*/*/states/*/state.json"))
+    """Whether some stage has saved a state and is far from its end (the newest two states are kept)."""
+    return any((root / "attempts").glob("*/*/states/0000000[01]/state.json"))
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> None:

@@ -17,8 +17,8 @@ from hh_scaling.configs import Compute, Config
 from hh_scaling.records import RunStore, read_jsonl
 from hh_scaling.stages import StageContext, StageResult
 from sweeps.check import load_study
-from sweeps.graph import Graph, Stage, make_stage
 from sweeps.launch import Job, claimed, run_job, say_line
+from sweeps.stage import Graph, Stage, make_stage
 
 
 class ToyConfig(Config):

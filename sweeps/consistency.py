@@ -1,0 +1,143 @@
+"""What no single field of a study can say: keys that contradict each other or ask for what cannot be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from hh_scaling.configs import checkpoint_name
+from hh_scaling.shapes import shape_for
+from hh_scaling.tasks import TaskError, own_task
+from sweeps.load import KeyPath, nearest
+from sweeps.study import PPOSection, Study
+
+Found = Iterator[tuple[KeyPath, str]]
+
+
+def inconsistencies(study: Study, names: list[str]) -> Found:
+    """Keys that contradict each other or ask for what cannot be, each with what is wrong and what is allowed."""
+    yield from size_problems(study, names)
+    yield from data_problems(study)
+    yield from length_problems(study)
+    yield from stage_problems(study, names)
+    yield from task_problems(study)
+
+
+def size_problems(study: Study, names: list[str]) -> Found:
+    """Sizes without one source, of one name, or that no shape has; seeds that repeat."""
+    for i, entry in enumerate(study.sizes):
+        given = [key for key in ("n_params", "hub", "path", "gguf") if getattr(entry, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            yield ("sizes", i), f"has {found} of n_params, hub, path, gguf (allowed: exactly one)"
+        if names[i] in names[:i]:
+            yield ("sizes", i), f"is called '{names[i]}' like an earlier one; give it another name"
+        if entry.n_params is not None:
+            try:
+                shape_for(entry.n_params, entry.architecture or study.architecture)
+            except ValueError as error:
+                yield ("sizes", i, "n_params"), str(error)
+    if len(set(study.seeds)) < len(study.seeds):
+        yield ("seeds",), f"is {list(study.seeds)}; each seed may occur once"
+
+
+def data_problems(study: Study) -> Found:
+    """Comparisons from nowhere or from two places, and more of them than there are."""
+    data, world = study.data, study.world
+    sources = [key for key, given in (("world", world), ("data.path", data.path), ("data.hub", data.hub)) if given]
+    if len(sources) != 1:
+        found = " and ".join(sources) if sources else "none"
+        example = "--set data.path=FOLDER" if not sources else f"leave out {sources[-1]}"
+        yield ("data",), f"comparisons come from {found} (allowed: one of data.path, data.hub, world; {example})"
+    if data.held_out_fraction >= 1 or data.held_out_fraction <= 0:
+        yield ("data", "held_out_fraction"), f"is {data.held_out_fraction} (allowed: above 0 and below 1)"
+    elif world is not None and study.pm is not None:
+        half = int(world.n_comparisons * (1 - data.held_out_fraction) / 2)
+        for i, n in enumerate(study.pm.n_comparisons):
+            if n is not None and n > half * 1.02:
+                yield ("pm", "n_comparisons", i), f"is {n} (allowed: about {half}, half of what the world makes)"
+    if study.text is not None and study.text.held_out and not study.text.path:
+        yield ("text", "held_out"), "chooses among the files of text.path, which is not given; --set text.path=FOLDER"
+    if world is not None and study.text is not None and study.text.path:
+        yield ("text", "path"), "is given, but a world makes its own text (allowed: one of them)"
+
+
+def length_problems(study: Study) -> Found:
+    """Sequences longer than a rung's positions."""
+    if all(entry.n_params is None for entry in study.sizes):
+        return
+    limit = study.base.max_positions
+    lengths: dict[KeyPath, int] = {("base", "context"): study.base.context}
+    if study.reference.kind == "sft":
+        lengths["reference", "max_length"] = study.reference.max_length
+    if study.pm is not None:
+        lengths["pm", "max_length"] = study.pm.max_length
+    if study.ppo is not None:
+        lengths["ppo", "max_prompt_tokens"] = study.ppo.max_prompt_tokens + study.ppo.max_response_tokens
+    for key, length in lengths.items():
+        if length > limit:
+            what = "with max_response_tokens comes to" if key[0] == "ppo" else "is"
+            yield key, f"{what} {length} tokens (allowed: at most base.max_positions, {limit})"
+
+
+def stage_problems(study: Study, names: list[str]) -> Found:
+    """Names of sizes and checkpoints that do not exist, and stages without what they need."""
+    pm, ppo = study.pm, study.ppo
+    if pm is not None and len(set(pm.n_comparisons)) < len(pm.n_comparisons):
+        yield ("pm", "n_comparisons"), "names a number twice"
+    for section, chosen in (("pm", pm and pm.sizes), ("ppo", ppo and ppo.sizes)):
+        for i, name in enumerate(chosen or ()):
+            if name not in names:
+                yield (section, "sizes", i), f"is '{name}' (allowed: {', '.join(names)}{nearest(name, names)})"
+    if ppo is None:
+        return
+    if pm is None:
+        yield ("ppo",), "needs preference models, but pm is null"
+        return
+    yield from ppo_problems(ppo, list(pm.sizes or names), names)
+    if study.benchmarks is not None:
+        kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
+        for i, at in enumerate(study.benchmarks.at):
+            if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
+                wanted = at.removeprefix("sqrt_kl=")
+                yield ("benchmarks", "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+
+
+def ppo_problems(ppo: PPOSection, scored: list[str], names: list[str]) -> Found:
+    """Policies without a preference model to score them."""
+    if ppo.minibatch_size > ppo.batch_size:
+        yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
+    if ppo.pm not in ("same", "largest", *scored):
+        allowed = ["same", "largest", *scored]
+        yield ("ppo", "pm"), f"is '{ppo.pm}' (allowed: {', '.join(allowed)}{nearest(ppo.pm, allowed)})"
+    without = [name for name in ppo.sizes or names if name in names and name not in scored]
+    if ppo.pm == "same" and without:
+        yield (
+            ("ppo", "pm"),
+            f"is same, but pm.sizes leaves out {', '.join(without)} (allowed: largest, {', '.join(scored)})",
+        )
+
+
+def task_problems(study: Study) -> Found:
+    """Benchmark tasks that do not exist, or whose items this study's data do not have."""
+    for i, name in enumerate(study.benchmarks.tasks if study.benchmarks is not None else ()):
+        key = ("benchmarks", "tasks", i)
+        try:
+            task = own_task(name)
+        except TaskError as error:
+            yield key, str(error)
+            continue
+        if name.startswith("world_") and study.world is None:
+            yield key, f"is {name}, whose items a world makes (allowed without one: local_*, or a task of lm-eval)"
+        no_text = study.world is None and (study.text is None or not study.text.held_out)
+        if task is not None and task.format == "loss" and no_text:
+            yield key, f"is {name}, which needs held-out text; --set text.held_out='PATTERN' of file names"
+
+
+def oddities(study: Study) -> Iterator[str]:
+    """What is allowed but probably not meant, one line each."""
+    cores = os.cpu_count() or 1
+    sections = [study, study.base, study.reference, study.pm, study.ppo, study.benchmarks, *study.sizes]
+    wanted = max((s.compute.threads or 0 for s in sections if s is not None), default=0)
+    if wanted > cores:
+        yield f"compute.threads: {wanted} threads, this machine has {cores} cores; stages will be slower, not wrong"

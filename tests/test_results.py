@@ -1,0 +1,179 @@
+"""A whole study from its records to results.json: contract, truths put in, exclusions, determinism, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.compare import compare, side_by_side
+from analysis.frames import AnalysisError, load_study
+from analysis.results import SCHEMA_FILE, analyze, clean, flatten
+from tests.conftest import ROOT
+from tests.fake_runs import SIZES, Shape, Truth, make_runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_runs(tmp_path_factory.mktemp("runs"), shape=Shape(failed=True, diverged=True))
+
+
+@pytest.fixture(scope="module")
+def results(runs: Path) -> dict[str, Any]:
+    return analyze(runs)
+
+
+def test_results_follow_the_schema(runs: Path, results: dict[str, Any]) -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads((runs / "results.json").read_text()), schema)
+    for key in ("pm", "frontier", "tax", "fits", "claims", "excluded", "crossover", "pooled", "overoptimisation"):
+        assert results[key], key
+
+
+def test_the_same_records_give_the_same_bytes(runs: Path, results: dict[str, Any], tmp_path: Path) -> None:
+    analyze(runs, tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == (runs / "results.json").read_bytes()
+    for table in (runs / "tables").glob("*.csv"):
+        assert (tmp_path / "tables" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_what_was_left_out_is_said(results: dict[str, Any]) -> None:
+    reasons = {row["what"].split("-")[0]: row["reason"] for row in results["excluded"]}
+    assert "no disk space" in reasons["benchmark"]
+    assert "diverged" in reasons["ppo"]
+    collapsed = [row for row in results["frontier"] if row["status"] == "diverged"]
+    assert collapsed  # kept in the table ...
+    assert not [f for f in results["fits"] if f["group"] == f"{collapsed[0]['model']} seed {collapsed[0]['seed']}"]
+
+
+def test_pm_slopes_are_those_put_in(results: dict[str, Any]) -> None:
+    """One draw: each true slope lies within 3.5 standard errors (p = 5e-4 were the errors normal)."""
+    fit = next(f for f in results["fits"] if f["group"] == "pm all")
+    truth = {"c1": Truth.accuracy_per_ln_n_params, "c2": Truth.accuracy_per_ln_n_comparisons}
+    for name, value in truth.items():
+        assert abs(fit["params"][name]["value"] - value) < 3.5 * fit["params"][name]["se"]
+    assert fit["x"] == ["n_params", "n_comparisons"] and fit["n_clusters"] == len(SIZES) * 2
+
+
+def test_every_policy_starts_at_the_origin(results: dict[str, Any]) -> None:
+    for row in results["frontier"]:
+        if row["step"] == 0:
+            assert (
+                row["kl"]["value"] == row["sqrt_kl"] == row["score_train"]["value"] == row["score_gold"]["value"] == 0
+            )
+
+
+def test_frontier_slopes_are_those_put_in(results: dict[str, Any]) -> None:
+    """Run slopes scatter by 4 %: the mean of two lies within 4 * 4 % / sqrt(2) of the truth."""
+    for n_params, name in zip(SIZES, ("12k", "60k", "300k", "1.5m"), strict=True):
+        fit = next(
+            f
+            for f in results["fits"]
+            if f["law"] == "sqrt-kl-linear" and f["group"] == name and f["y"] == "score_train"
+        )
+        truth = Truth.slope + Truth.slope_per_ln_n_params * math.log(n_params / SIZES[0])
+        assert fit["params"]["c"]["value"] == pytest.approx(truth, rel=0.17 if name == "12k" else 0.12)
+        assert fit["r2"] > 0.99
+
+
+def test_tax_falls_and_crosses_where_it_was_put(results: dict[str, Any]) -> None:
+    row = next(r for r in results["crossover"] if r["task"] == "pooled" and r["at"] == "end")
+    truth = SIZES[0] * math.exp(-Truth.tax_at_smallest / Truth.tax_per_ln_n_params)
+    assert row["kind"] == "interval" and row["low"] < truth < row["high"]
+    assert row["slope"]["low"] < Truth.tax_per_ln_n_params < row["slope"]["high"]
+
+
+def test_a_task_at_chance_enters_no_mean(results: dict[str, Any]) -> None:
+    at_chance = [row for row in results["tax"] if row["task"] == "world_facts_choice"]
+    assert at_chance and not any(row["informative"] for row in at_chance)
+    assert all("world_facts_choice (choice)" not in row["tasks"] for row in results["pooled"])
+
+
+def test_bits_per_byte_is_positive_where_it_costs(results: dict[str, Any]) -> None:
+    rows = [r for r in results["tax"] if r["metric"] == "bits_per_byte" and r["at"] == "end"]
+    for row in rows:
+        assert row["normalised"] is None and row["unit"] == "bits_per_byte" and row["verdict"] == "tax"
+        assert row["value"] == pytest.approx(Truth.bits_tax, abs=0.004)  # 4 se of 240 items with sd 0.011
+
+
+def test_claims_follow_the_truth_put_in(results: dict[str, Any]) -> None:
+    verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
+    assert verdicts["C-data"] == verdicts["C-size"] == verdicts["C-sqrtkl"] == verdicts["C-gold"] == "supported"
+    assert verdicts["C-tax-small"] == verdicts["C-tax-crossover"] == "supported"
+
+
+def test_tables_hold_the_rows(runs: Path, results: dict[str, Any]) -> None:
+    tax = pd.read_csv(runs / "tables" / "tax.csv")
+    assert len(tax) == len(results["tax"])
+    assert {"value", "low", "high", "normalised", "normalised_low", "before_score_se", "verdict"} <= set(tax)
+    fits = pd.read_csv(runs / "tables" / "fits.csv")
+    assert {"law", "group", "param", "value", "low", "high", "status"} <= set(fits)
+
+
+@pytest.mark.parametrize(
+    "seeds, shape", [((0,), Shape(comparisons=(500,), at=("end",))), ((0, 1, 2), Shape(reference=True))]
+)
+def test_small_and_larger_studies_follow_the_schema(tmp_path: Path, seeds: tuple[int, ...], shape: Shape) -> None:
+    results = analyze(make_runs(tmp_path, sizes=(12_000, 300_000), seeds=seeds, shape=shape))
+    jsonschema.validate(results, json.loads(SCHEMA_FILE.read_text()))
+    assert {row["before"] for row in results["tax"]} == ({"base", "reference"} if shape.reference else {"base"})
+    assert results["crossover"][0]["kind"] == "none" and "3 sizes" in results["crossover"][0]["note"]
+
+
+def test_a_study_with_nothing_finished_still_gives_results(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, sizes=(12_000,), seeds=(0,), shape=Shape(comparisons=(500,)))
+    for folder in (runs / "stages").iterdir():
+        (folder / "record.json").unlink()
+    results = analyze(runs)
+    jsonschema.validate(results, json.loads(SCHEMA_FILE.read_text()))
+    assert len(results["excluded"]) == results["study"]["n_stages"]
+    assert {claim["verdict"] for claim in results["claims"]} == {"inconclusive"}
+
+
+def test_damaged_and_unreadable_stages_are_named(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, sizes=(12_000,), seeds=(0,), shape=Shape(comparisons=(500,), at=("end",)))
+    pm = next((runs / "stages").glob("pm-12k-train*"))
+    (pm / "scores.parquet").write_bytes(b"short")
+    (next((runs / "stages").glob("base-*")) / "record.json").write_text("{")
+    reasons = [row["reason"] for row in analyze(runs)["excluded"]]
+    assert any("damaged files: scores.parquet" in reason for reason in reasons)
+    assert any("record.json: not a readable record" in reason for reason in reasons)
+
+
+def test_no_study_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match=r"study\.json: no such file"):
+        load_study(tmp_path)
+
+
+def test_clean_and_flatten() -> None:
+    assert clean({"a": np.float64("nan"), "b": (np.int64(1), math.inf)}) == {"a": None, "b": [1, None]}
+    estimate = {"value": 1.0, "se": 0.1, "low": 0.8, "high": 1.2, "n": 5}
+    assert flatten({"x": estimate, "tags": ["a", "b"]}) == {
+        "x": 1.0, "x_se": 0.1, "x_low": 0.8, "x_high": 1.2, "x_n": 5, "tags": "a; b",
+    }  # fmt: skip
+
+
+def test_compare_puts_studies_side_by_side(runs: Path, results: dict[str, Any], tmp_path: Path) -> None:
+    other = make_runs(tmp_path, sizes=SIZES[:2], rng_seed=5, shape=Shape(comparisons=(500,), at=("end",)))
+    compared = compare([runs, other])
+    assert len(compared["studies"]) == 2 and compared["synthetic"]
+    table = side_by_side(compared)
+    for study in compared["studies"]:
+        assert {study, f"{study}_low", f"{study}_verdict"} <= set(table)
+    both = table[table["n_params"].isin(SIZES[:2]) & (table["at"] == "end")]
+    assert both[compared["studies"]].notna().all().all()
+
+
+def test_analysis_needs_no_torch() -> None:
+    modules = "analysis.results, analysis.compare, analysis.tax_files, analysis.fits, hh_scaling.cli_tables"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
