@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.lib
+import pyarrow.parquet
 
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
@@ -143,7 +144,8 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """The named columns of a Parquet file; AnalysisError names the file and the first missing column."""
     try:
-        frame = pd.read_parquet(path)
+        # one thread: the files are small, and starting threads costs more than reading
+        frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
     missing = [name for name in columns if name not in frame.columns]

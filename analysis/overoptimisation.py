@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.estimates import Cell, Estimate, crossed_means
 from analysis.frames import Study
 from analysis.frontier import Curve
+from analysis.pm import HeldOut
 
 Floats = NDArray[np.float64]
 NEGLIGIBLE = 0.1  # of the gold score's rise: a fall smaller than this is called none
 
 
-def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
     """One row per size over its finished runs: the gold score's peak and fall to the end, and the parting of train
     and test score at the end in units of each PM's own spread; prompts crossed with runs."""
     models = sorted({c.model for c in curves if usable(c)}, key=lambda m: (m.n_params, m.name))
@@ -104,21 +104,19 @@ def gold_verdict(rise: Estimate, fall: Estimate) -> str:
     return "inconclusive"
 
 
-def parting(study: Study, curve: Curve, scores: dict[str, pd.DataFrame]) -> Floats | None:
+def parting(study: Study, curve: Curve, scores: dict[str, HeldOut]) -> Floats | None:
     """(P,) the rise of the train PM's score minus that of the test PM's at the end, each in standard deviations of
     that PM's held-out scores (two PMs share no scale); None where a PM's scores are missing."""
-    spreads = []
-    for role in ("pm_train", "pm_test"):
-        frame = scores.get(curve.record.parents.get(role, ""))
-        if frame is None:
-            return None
-        spreads.append(float(np.std(frame[["score_chosen", "score_rejected"]].to_numpy(float), ddof=1)))
+    pms = [scores.get(curve.record.parents.get(role, "")) for role in ("pm_train", "pm_test")]
+    spreads = [pm.spread for pm in pms if pm is not None]
+    if len(spreads) < 2:
+        return None
     train, test = curve.relative("score_train"), curve.relative("score_test")
     if train is None or test is None or min(spreads) <= 0:
         return None
     return np.asarray(train[-1] / spreads[0] - test[-1] / spreads[1])
 
 
-def pooled_parting(study: Study, curves: list[Curve], scores: dict[str, pd.DataFrame]) -> Estimate | None:
+def pooled_parting(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> Estimate | None:
     """The parting over all finished runs of all sizes, prompts crossed with runs; None without any."""
     return _by_size([[c for c in curves if usable(c)]], lambda curve: parting(study, curve, scores))[0]

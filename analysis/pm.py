@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,59 +20,107 @@ N_BINS = 10
 N_DRAWS = 200
 
 
-def pm_frames(study: Study) -> dict[str, pd.DataFrame]:
+@dataclass(frozen=True)
+class HeldOut:
+    """One PM's scores of the held-out comparisons; arrays of length n."""
+
+    conversation: NDArray[np.object_]
+    tranche: NDArray[np.object_]
+    score_chosen: Floats
+    score_rejected: Floats
+    longer: Floats  # 1 where the chosen response is the longer one, 1/2 where equally long
+    p_chosen: Floats  # nan outside the world
+
+    @cached_property
+    def difference(self) -> Floats:
+        return self.score_chosen - self.score_rejected
+
+    @cached_property
+    def correct(self) -> Floats:
+        """1 where the chosen response has the higher score, 1/2 for ties."""
+        return 0.5 + 0.5 * np.sign(self.difference)
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of the scores of both responses."""
+        return float(np.std(np.concatenate([self.score_chosen, self.score_rejected]), ddof=1))
+
+    def select(self, rows: NDArray[np.bool_]) -> HeldOut:
+        return HeldOut(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def pm_scores(study: Study) -> dict[str, HeldOut]:
     """Held-out scores of every finished PM, by stage id."""
-    frames = {r.stage_id: stage_table(study, r, "scores.parquet", PM_COLUMNS) for r in study.of_kind("pm")}
-    return {stage_id: frame for stage_id, frame in frames.items() if frame is not None and len(frame)}
+    found = {}
+    for record in study.of_kind("pm"):
+        frame = stage_table(study, record, "scores.parquet", PM_COLUMNS)
+        if frame is not None and len(frame):
+            found[record.stage_id] = _held_out(frame)
+    return found
 
 
-def pm_rows(study: Study, frames: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """One row per PM and tranche ("all" first), every estimate clustered by conversation."""
-    rows = []
-    for stage_id, frame in frames.items():
-        labels = _labels(study, study.records[stage_id])
-        tranches = sorted(frame.tranche.unique())
-        parts = [("all", frame)] + ([(t, frame[frame.tranche == t]) for t in tranches] if len(tranches) > 1 else [])
-        rows += [labels | {"tranche": name} | measures(part) | costs(study.records[stage_id]) for name, part in parts]
-    return sorted(
-        rows, key=lambda r: (r["n_params"], r["model"], r["seed"], r["half"], r["n_comparisons"], r["stage_id"])
+def _held_out(frame: pd.DataFrame) -> HeldOut:
+    numbers = {name: frame[name].to_numpy(float) for name in PM_COLUMNS if name not in ("conversation", "tranche")}
+    return HeldOut(
+        conversation=frame.conversation.to_numpy(object),
+        tranche=frame.tranche.to_numpy(object),
+        score_chosen=numbers["score_chosen"],
+        score_rejected=numbers["score_rejected"],
+        longer=0.5 + 0.5 * np.sign(numbers["length_chosen"] - numbers["length_rejected"]),
+        p_chosen=numbers["p_chosen"],
     )
 
 
-def _labels(study: Study, record: Record) -> dict[str, Any]:
+def pm_rows(study: Study, scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
+    """One row per PM and tranche ("all" first), every estimate clustered by conversation."""
+    rows, whole = [], largest_half(study)
+    for stage_id, held_out in scores.items():
+        record = study.records[stage_id]
+        labels = _labels(study, record, whole)
+        tranches = sorted(set(held_out.tranche))
+        parts = [("all", held_out)]
+        if len(tranches) > 1:
+            parts += [(name, held_out.select(held_out.tranche == name)) for name in tranches]
+        rows += [labels | {"tranche": name} | measures(part) | costs(record) for name, part in parts]
+    return sorted(rows, key=_place)
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ("n_params", "model", "seed", "half", "n_comparisons", "stage_id"))
+
+
+def _labels(study: Study, record: Record, whole_half: int) -> dict[str, Any]:
     model = study.model(record)
-    trained = record.summary.get("n_comparisons", record.config.get("n_comparisons"))
+    wanted = record.config.get("n_comparisons")
     return {
         "stage_id": record.stage_id, "model": model.name, "n_params": model.n_params,
         "n_params_total": model.n_params_total, "seed": study.seed(record), "seed_base": study.seed(study.base(record)),
-        "half": record.config["half"], "n_comparisons": trained, "split": "held_out",
+        "half": record.config["half"], "n_comparisons": whole_half if wanted is None else wanted,
+        "n_trained": record.summary.get("n_comparisons", wanted), "split": "held_out",
     }  # fmt: skip
 
 
-def wins(first: pd.Series, second: pd.Series) -> Floats:
-    """1 where ``first`` is larger, 0 where smaller, 1/2 for ties."""
-    return np.asarray(0.5 + 0.5 * np.sign(first.to_numpy(float) - second.to_numpy(float)))
+def largest_half(study: Study) -> int:
+    """What "all comparisons of the half" is called: the most that any such PM was trained on, the same for all, so
+    that halves which differ by a few dropped pairs stay one point of a curve."""
+    everything = [r for r in study.of_kind("pm") if r.config.get("n_comparisons") is None]
+    return max((int(r.summary.get("n_comparisons") or 0) for r in everything), default=0)
 
 
-def measures(frame: pd.DataFrame) -> dict[str, Any]:
+def measures(of: HeldOut) -> dict[str, Any]:
     """The estimates of one PM on one set of comparisons, as plain dicts (None where they do not exist)."""
-    difference = (frame.score_chosen - frame.score_rejected).to_numpy(float)
-    cluster = frame.conversation.to_numpy()
-    correct = wins(frame.score_chosen, frame.score_rejected)
-    longer = wins(frame.length_chosen, frame.length_rejected)
-    p = frame.p_chosen.to_numpy(float)
-    known = bool(np.isfinite(p).all())
-    slope = calibration_slope(difference, cluster)
+    cluster, p = codes(of.conversation), of.p_chosen
+    slope = calibration_slope(of.difference, cluster)
     return {
-        "accuracy": mean(correct, cluster).to_dict(),
+        "accuracy": mean(of.correct, cluster).to_dict(),
         # -log sigma(difference), written so that it cannot overflow
-        "log_loss": mean(np.logaddexp(0.0, -difference), cluster).to_dict(),
-        "ece": calibration_error(difference, correct, cluster).to_dict(),
-        "brier": mean((1 - sigmoid(difference)) ** 2, cluster).to_dict(),
+        "log_loss": mean(np.logaddexp(0.0, -of.difference), cluster).to_dict(),
+        "ece": calibration_error(of.difference, of.correct, cluster).to_dict(),
+        "brier": mean((1 - sigmoid(of.difference)) ** 2, cluster).to_dict(),
         "calibration_slope": None if slope is None else slope.to_dict(),
-        "length_accuracy": mean(longer, cluster).to_dict(),
-        "accuracy_minus_length": paired_difference(correct, longer, cluster).to_dict(),
-        "bayes_accuracy": mean(np.maximum(p, 1 - p), cluster).to_dict() if known else None,
+        "length_accuracy": mean(of.longer, cluster).to_dict(),
+        "accuracy_minus_length": paired_difference(of.correct, of.longer, cluster).to_dict(),
+        "bayes_accuracy": mean(np.maximum(p, 1 - p), cluster).to_dict() if np.isfinite(p).all() else None,
     }
 
 
@@ -90,10 +140,16 @@ def calibration_error(difference: Floats, correct: Floats, cluster: Any) -> Esti
     sums = np.zeros((group.max() + 1, N_BINS))  # of (correct - confidence), by conversation and bin
     np.add.at(sums, (group, bins), correct - confidence)
     sizes = np.bincount(group).astype(float)
-    draws = np.random.default_rng(0).poisson(1.0, size=(N_DRAWS, len(sizes))).astype(float)
+    draws = poisson_draws(len(sizes))
     value = float(np.abs(sums.sum(axis=0)).sum() / len(correct))
     drawn = np.abs(draws @ sums).sum(axis=1) / np.maximum(draws @ sizes, 1.0)
     return Estimate(value, float(drawn.std(ddof=1)) if len(sizes) > 1 else None, len(correct))
+
+
+@lru_cache(maxsize=64)
+def poisson_draws(groups: int) -> Floats:
+    """(N_DRAWS, groups) weights of a Poisson bootstrap, always the same."""
+    return np.random.default_rng(0).poisson(1.0, size=(N_DRAWS, groups)).astype(float)
 
 
 def calibration_slope(difference: Floats, cluster: Any) -> Estimate | None:
@@ -121,20 +177,20 @@ def calibration_slope(difference: Floats, cluster: Any) -> Estimate | None:
     return Estimate(b / scale, math.sqrt(clustered_variance(influence, group)) / scale, len(x), groups - 1)
 
 
-def pm_trend(study: Study, frames: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def pm_trend(study: Study, scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
     """Accuracy at each size and number of comparisons, pooled over seeds and halves.
 
     The same held-out comparisons meet every run, so conversations and chains (base models) are crossed.
     """
     cells: dict[tuple[int, str, int], list[str]] = {}
-    for stage_id in frames:
-        record = study.records[stage_id]
-        labels = _labels(study, record)
+    whole = largest_half(study)
+    for stage_id in scores:
+        labels = _labels(study, study.records[stage_id], whole)
         cells.setdefault((labels["n_params"], labels["model"], labels["n_comparisons"]), []).append(stage_id)
     rows = []
     for n_comparisons in sorted({key[2] for key in cells}):  # chains are the same at every number: pool sizes only
         chosen = [(key, ids) for key, ids in sorted(cells.items()) if key[2] == n_comparisons]
-        found = crossed_means([_correct(study, frames, ids) for _, ids in chosen])
+        found = crossed_means([_correct(study, scores, ids) for _, ids in chosen])
         for ((n_params, model, _), ids), (accuracy, note) in zip(chosen, found, strict=True):
             labels = {"model": model, "n_params": n_params, "n_comparisons": n_comparisons}
             chains = {chain_of(study, study.records[stage_id]) for stage_id in ids}
@@ -143,13 +199,14 @@ def pm_trend(study: Study, frames: dict[str, pd.DataFrame]) -> list[dict[str, An
     return sorted(rows, key=lambda row: (row["n_params"], row["model"], row["n_comparisons"]))
 
 
-def _correct(study: Study, frames: dict[str, pd.DataFrame], stage_ids: list[str]) -> Cell:
+def _correct(study: Study, scores: dict[str, HeldOut], stage_ids: list[str]) -> Cell:
     """Whether each held-out comparison was judged right, by every run of one size and number of comparisons."""
-    parts = [frames[s] for s in stage_ids]
+    parts = [scores[s] for s in stage_ids]
+    chains = np.array([chain_of(study, study.records[s]) for s in stage_ids], dtype=object)
     return Cell(
-        np.concatenate([wins(part.score_chosen, part.score_rejected) for part in parts]),
-        np.concatenate([part.conversation.to_numpy() for part in parts]),
-        np.concatenate([np.repeat(chain_of(study, study.records[s]), len(frames[s])) for s in stage_ids]),
+        np.concatenate([part.correct for part in parts]),
+        np.concatenate([part.conversation for part in parts]),
+        np.repeat(chains, [len(part.correct) for part in parts]),
     )
 
 

@@ -14,13 +14,13 @@ from analysis.estimates import cochran_df, codes, t_quantile
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
 from analysis.frames import Study
-from analysis.pm import chain_of, wins
+from analysis.pm import HeldOut, chain_of
 
 Floats = NDArray[np.float64]
 PM_X = ("n_params", "n_comparisons")
 
 
-def pm_fits(study: Study, frames: dict[str, pd.DataFrame], rows: list[dict[str, Any]]) -> list[FitResult]:
+def pm_fits(study: Study, scores: dict[str, HeldOut], rows: list[dict[str, Any]]) -> list[FitResult]:
     """Accuracy as a log-linear law of size and data together, of data at each size, and of size at the most data.
 
     Points are runs, clustered by chain (base model and seed); the variance of the shared held-out comparisons is added.
@@ -50,7 +50,7 @@ def pm_fits(study: Study, frames: dict[str, pd.DataFrame], rows: list[dict[str, 
     ]
     fits = pool_spread(fits)
     return [
-        with_item_variance(result, part[list(x)].to_numpy(float), [frames[s] for s in part.stage_id])
+        with_item_variance(result, part[list(x)].to_numpy(float), [scores[s] for s in part.stage_id])
         for result, (_, part, x) in zip(fits, sets, strict=True)
     ]
 
@@ -97,35 +97,40 @@ def with_covariance(result: FitResult, covariance: Floats, df: Floats, method: s
     )
 
 
-def with_item_variance(result: FitResult, x: Floats, frames: list[pd.DataFrame]) -> FitResult:
-    """The fit with the covariance of the shared items added to that of the runs; t by Cochran's rule."""
-    if result.status != "ok" or result.df is None or (result.n_clusters or 0) < 2:
+def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut]) -> FitResult:
+    """The fit with the covariance of the shared items added to that of the runs; t by Cochran's rule.
+
+    With a single chain the items' is all there is: an interval that is conditional on this chain.
+    """
+    if result.status != "ok":
         return result
-    items, n_conversations = item_covariance(x, frames)
+    items, n_conversations = item_covariance(x, scores)
+    if result.n_clusters == 1:
+        df = np.full(len(items), float(n_conversations - 1))
+        note = Note("items_only", f"the interval is over {n_conversations} held-out conversations, given this chain")
+        return with_covariance(replace(result, notes=()), items, df, "items only, one chain", note)
+    if result.df is None:
+        return result
     runs = _covariance(result)
-    df = [
-        cochran_df((float(a), float(b)), (result.df, n_conversations - 1))
-        for a, b in zip(np.diag(runs), np.diag(items), strict=True)
-    ]
+    pairs = zip(np.diag(runs), np.diag(items), strict=True)
+    df = np.array([cochran_df((float(a), float(b)), (result.df, n_conversations - 1)) for a, b in pairs])
     note = Note("shared_items", f"the variance of {n_conversations} shared held-out conversations is added")
-    return with_covariance(result, runs + items, np.array(df), f"{result.ci_method}, items added", note)
+    return with_covariance(result, runs + items, df, f"{result.ci_method}, items added", note)
 
 
-def item_covariance(x: Floats, frames: list[pd.DataFrame]) -> tuple[Floats, int]:
+def item_covariance(x: Floats, scores: list[HeldOut]) -> tuple[Floats, int]:
     """(p, p) covariance of log-linear coefficients from redrawing the held-out conversations, the same for all runs.
 
     Coefficients are linear in the runs' accuracies, so a conversation's influence on them is the weighted sum of its
     influences on the accuracies. Also the number of conversations.
     """
     weights = np.linalg.pinv(np.column_stack([np.ones(len(x)), np.log(x)]))  # (p, runs)
-    cluster = codes(np.concatenate([frame.conversation.to_numpy() for frame in frames]))
+    cluster = codes(np.concatenate([part.conversation for part in scores]))
     groups, start = int(cluster.max()) + 1, 0
     influence = np.zeros((groups, len(weights)))
-    for run, frame in enumerate(frames):
-        correct = wins(frame.score_chosen, frame.score_rejected)
-        own = np.bincount(
-            cluster[start : start + len(frame)], (correct - correct.mean()) / len(frame), minlength=groups
-        )
-        influence += own[:, None] * weights[:, run]
-        start += len(frame)
+    for run, part in enumerate(scores):
+        end = start + len(part.correct)
+        centred = (part.correct - part.correct.mean()) / len(part.correct)
+        influence += np.bincount(cluster[start:end], centred, minlength=groups)[:, None] * weights[:, run]
+        start = end
     return influence.T @ influence * groups / max(groups - 1, 1), groups

@@ -27,14 +27,19 @@ ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
 
 def analyze(
-    runs: Path, out: Path | None = None, *, margin: float = MARGIN, bits_margin: float = BITS_MARGIN
+    runs: Path, out: Path | None = None, *, margin: float | None = None, bits_margin: float | None = None
 ) -> dict[str, Any]:
     """The results of the study in ``runs``, also written to ``results.json`` and ``tables/`` in ``out`` (or ``runs``).
 
-    Raises AnalysisError, in one line, when ``runs`` holds no study. The same records give the same bytes.
+    Margins default to the study's own. Raises AnalysisError, in one line, when ``runs`` holds no study. The same
+    records give the same bytes.
     """
     study = frames.load_study(runs)
-    results = clean(compute(study, margin, bits_margin))
+    own = (study.described.get("study") or {}).get("analysis") or {}
+    given = {"margin": margin, "bits_margin": bits_margin}
+    defaults = {"margin": MARGIN, "bits_margin": BITS_MARGIN} | own
+    margins = {name: float(defaults[name] if value is None else value) for name, value in given.items()}
+    results = clean(compute(study, **margins))
     target = out or runs
     (target / "tables").mkdir(parents=True, exist_ok=True)
     for name in TABLES:
@@ -46,7 +51,7 @@ def analyze(
 
 def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str, Any]:
     """Everything in ``results.json``, as plain Python values that may still hold nan."""
-    scores = pm.pm_frames(study)
+    scores = pm.pm_scores(study)
     curves = frontier.load_curves(study)
     items = tax_sizes.benchmark_items(study)
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin)

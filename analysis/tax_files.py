@@ -8,48 +8,39 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import AnalysisError
+from analysis.items import TASK_KEYS, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
-from analysis.tax import TASK_KEYS, Pair, join_items, judge, task_rows
+from analysis.tax import judge, task_rows
 from analysis.tax_sizes import poolable, pooled_rows
 
 
 def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> dict[str, Any]:
-    """``{"schema", "tax", "pooled"}`` of two directories, with ``notes``; AnalysisError when nothing can be paired."""
+    """``{"schema", "tax", "pooled"}`` of two directories, with their models' names and notes on what was decided.
+
+    AnalysisError when nothing can be paired. Tasks whose items differ are refused by name in the notes.
+    """
     before, after = read_lm_eval(base), read_lm_eval(tuned)
-    joined, refused = join_items(before.items, after.items, f"{base} and {tuned}")
-    if not len(joined):
-        raise AnalysisError(f"{refused[0]}" if refused else f"{base} and {tuned}: no task in common")
+    sides = split_tasks(before.items), split_tasks(after.items)
+    paired, refused = pair_items(*sides, tuned.name, f"{base} and {tuned}")
+    if not paired:
+        raise AnalysisError(refused[0] if refused else f"{base} and {tuned}: no task in common")
+    pairs = {key: [pair] for key, pair in paired.items()}
     n_params = after.n_params or before.n_params
-    labels = {
-        "model": after.model,
-        "n_params": n_params,
-        "recipe": tuned.name,
-        "before": "base",
-        "at": "end",
-        "at_sqrt_kl": None,
-    }
-    pairs = {tuple(key): [Pair(tuned.name, part)] for key, part in joined.groupby(TASK_KEYS, sort=True)}
-    rows = [labels | task_rows([pairs[key]], margin, bits_margin)[0] for key in sorted(pairs)]
+    labels = {"model": after.model, "n_params": n_params, "recipe": tuned.name, "before": "base", "at": "end"}
+    labels |= {"at_sqrt_kl": None}
+    rows = [labels | task_rows([found], margin, bits_margin)[0] for found in pairs.values()]
     judge(rows)
     pooled = []
     for k_shot in sorted({row["k_shot"] for row in rows}):
         usable = poolable(pairs, [row for row in rows if row["k_shot"] == k_shot])
         pooled.append(labels | {"k_shot": k_shot} | pooled_rows([usable])[0])
     notes = [*before.notes, *after.notes, *refused, *_prompt_notes(before.items, after.items)]
-    return {
-        "schema": 1,
-        "base": before.model,
-        "tuned": after.model,
-        "tax": rows,
-        "pooled": pooled,
-        "notes": list(dict.fromkeys(notes)),
-    }
+    models = {"base": before.model, "tuned": after.model}
+    return {"schema": 1, **models, "tax": rows, "pooled": pooled, "notes": list(dict.fromkeys(notes))}
 
 
 def _prompt_notes(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     """Tasks whose prompts differ between the two sides: a chat template on one side is itself part of such a tax."""
-    both = before.merge(after, on=["task", "format", "k_shot", "metric", "doc_hash"], suffixes=("_before", "_after"))
+    both = before.merge(after, on=[*TASK_KEYS, "doc_hash"], suffixes=("_before", "_after"))
     differ = both[both.prompt_hash_before != both.prompt_hash_after]
-    return [
-        f"task {task}: {len(part)} prompts differ between the two" for task, part in differ.groupby("task", sort=True)
-    ]
+    return [f"task {task}: {len(part)} prompts differ between the two" for task, part in differ.groupby("task")]

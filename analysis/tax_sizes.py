@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.estimates import mean
+from analysis.estimates import codes, mean
 from analysis.frames import ITEM_COLUMNS, Model, Study, stage_table
+from analysis.items import TASK_KEYS, Pair, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
 from analysis.pm import chain_of
-from analysis.tax import TASK_KEYS, Pair, Pooled, is_bounded, join_items, judge, normaliser, pooled_taxes, task_rows
+from analysis.tax import Pooled, judge, pooled_taxes, task_rows
 from analysis.tax_trend import trend_over_sizes, trend_suites
 from hh_scaling.records import Record, config_hash
 
+Items = dict[TaskKey, TaskItems]
 Key = tuple[str, str, str, str]  # recipe, model name, before, at
 
 
@@ -35,14 +36,15 @@ class Group:
     """One size's paired items at one checkpoint, by task key, one Pair per run."""
 
     model: Model
-    pairs: dict[tuple[Any, ...], list[Pair]] = field(default_factory=lambda: defaultdict(list))
+    pairs: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))
     at_sqrt_kl: list[float] = field(default_factory=list)
     collapsed: int = 0
+    bases: set[str] = field(default_factory=set)  # stage ids of the base models the runs descend from
 
 
-def benchmark_items(study: Study) -> dict[str, pd.DataFrame]:
-    """Per-item scores of every finished benchmark stage, by its id; checkpoints never reached are excluded."""
-    frames = {}
+def benchmark_items(study: Study) -> dict[str, Items]:
+    """Per-item scores of every finished benchmark stage by task, by its id; checkpoints never reached are excluded."""
+    found = {}
     for record in study.of_kind("benchmark"):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
@@ -50,14 +52,15 @@ def benchmark_items(study: Study) -> dict[str, pd.DataFrame]:
             bad = ~np.isfinite(frame.score.to_numpy(float))
             if bad.any():
                 study.exclude(record.stage_id, f"{int(bad.sum())} items have no finite score", record)
-            frames[record.stage_id] = frame[~bad]
-    return frames
+                frame = frame[~bad]
+            found[record.stage_id] = split_tasks(frame)
+    return found
 
 
-def benchmark_rows(study: Study, items: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]]:
     """One row per benchmarked model and task: its score clustered by document, raw and chance-normalised."""
     rows = []
-    for stage_id, frame in items.items():
+    for stage_id, tasks in items.items():
         record = study.records[stage_id]
         model, parent = study.model(record), study.parent(record, "model")
         labels = {
@@ -65,18 +68,20 @@ def benchmark_rows(study: Study, items: dict[str, pd.DataFrame]) -> list[dict[st
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
             "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
         }  # fmt: skip
-        for key, part in frame.groupby(TASK_KEYS, sort=True):
-            chance = part.chance.to_numpy(float)
-            bounded = is_bounded(str(key[3]), part)
-            scale = normaliser(chance, bounded)
-            excess = mean((part.score - np.nan_to_num(chance)) * scale, part.cluster, part.weight)
-            rows.append(
-                labels | {name: part[name].iloc[0] for name in TASK_KEYS} | {"k_shot": int(part.k_shot.iloc[0])}
-                | {"score": mean(part.score, part.cluster, part.weight).to_dict(),
-                   "chance": None if np.isnan(chance).all() else float(np.nanmean(chance)),
-                   "normalised": excess.to_dict() if bounded else None}
-            )  # fmt: skip
+        rows += [labels | score_columns(task) for task in tasks.values()]
     return sorted(rows, key=_place)
+
+
+def score_columns(task: TaskItems) -> dict[str, Any]:
+    """A task's score and, where it is bounded, its share of the range above chance."""
+    bounded, cluster = is_bounded(task.key[3], task.score), codes(task.cluster)
+    excess = (task.score - np.nan_to_num(task.chance)) * normaliser(task.chance, bounded)
+    return {
+        **dict(zip(TASK_KEYS, task.key, strict=True)),
+        "score": mean(task.score, cluster, task.weight).to_dict(),
+        "chance": None if np.isnan(task.chance).all() else float(np.nanmean(task.chance)),
+        "normalised": mean(excess, cluster, task.weight).to_dict() if bounded else None,
+    }
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -84,7 +89,7 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] if isinstance(row[name], int) else str(row[name]) for name in names)
 
 
-def tax_tables(study: Study, items: dict[str, pd.DataFrame], margin: float, bits_margin: float) -> TaxTables:
+def tax_tables(study: Study, items: dict[str, Items], margin: float, bits_margin: float) -> TaxTables:
     """All tables of the tax for one study; ``margin`` in normalised percentage points."""
     tables = TaxTables()
     series: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
@@ -106,6 +111,8 @@ def _add_series(tables: TaxTables, labels: dict[str, Any], groups: list[Group], 
     for group, family in zip(groups, rows, strict=True):
         if group.collapsed:
             _add_note(family, f"{group.collapsed} collapsed policies included")
+        if len(group.bases) < max((row["n_seeds"] for row in family), default=1):
+            _add_note(family, "runs share a base model: the variance of pretraining is not included")
         judge(family)
         tables.tax += family
     for k_shot in sorted({key[TASK_KEYS.index("k_shot")] for group in groups for key in group.pairs}):
@@ -143,12 +150,12 @@ def _add_note(rows: Iterable[dict[str, Any]], text: str) -> None:
 # ---------------------------------------------------------------- pairing
 
 
-def collect(study: Study, items: dict[str, pd.DataFrame]) -> dict[Key, Group]:
+def collect(study: Study, items: dict[str, Items]) -> dict[Key, Group]:
     """Paired items by (recipe, model, before, at); refusals and missing befores go to the study's exclusions."""
     before_items = untuned_items(study, items)
     recipe_of = recipes(study)
     groups: dict[Key, Group] = {}
-    for stage_id, frame in items.items():
+    for stage_id, tasks in items.items():
         record = study.records[stage_id]
         policy = study.records.get(record.parents["model"])
         if policy is None or policy.kind != "ppo":
@@ -163,36 +170,33 @@ def collect(study: Study, items: dict[str, pd.DataFrame]) -> dict[Key, Group]:
                 continue
             key = (recipe_of[policy.stage_id], study.model(record).name, before, record.config.get("at") or "end")
             group = groups.setdefault(key, Group(study.model(record)))
-            _pair(study, group, before_items[origin.stage_id], frame, record, policy)
+            _pair(study, group, before_items[origin.stage_id], tasks, record, policy)
     return groups
 
 
-def untuned_items(study: Study, items: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def untuned_items(study: Study, items: dict[str, Items]) -> dict[str, Items]:
     """The items of bases and references by the model's stage id; several benchmark stages of one model together."""
-    frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for stage_id, frame in items.items():
+    found: dict[str, Items] = defaultdict(dict)
+    for stage_id, tasks in items.items():
         model = study.records[stage_id].parents["model"]
         if study.kinds.get(model) != "ppo":
-            frames[model].append(frame)
-    keys = [*TASK_KEYS, "doc_id", "doc_hash"]
-    return {model: pd.concat(parts, ignore_index=True).drop_duplicates(keys) for model, parts in frames.items()}
+            found[model].update(tasks)
+    return found
 
 
-def _pair(
-    study: Study, group: Group, before: pd.DataFrame, after: pd.DataFrame, record: Record, policy: Record
-) -> None:
+def _pair(study: Study, group: Group, before: Items, after: Items, record: Record, policy: Record) -> None:
     # a policy may be benchmarked on fewer tasks than its base; only what it was asked must match
-    asked = pd.MultiIndex.from_frame(before[TASK_KEYS]).isin(pd.MultiIndex.from_frame(after[TASK_KEYS]))
-    known = before[asked]
-    joined, refused = join_items(known, after, f"{record.stage_id} against its {policy.parents['policy']}")
+    asked = {key: before[key] for key in after if key in before}
+    where = f"{record.stage_id} against its {policy.parents['policy']}"
+    pairs, refused = pair_items(asked, after, chain_of(study, policy), where)
     for reason in refused:
         study.exclude(record.stage_id, reason, record)
     if record.summary.get("at_sqrt_kl") is not None:
         group.at_sqrt_kl.append(float(record.summary["at_sqrt_kl"]))
     group.collapsed += policy.status == "diverged"
-    if len(joined):
-        for key, part in joined.groupby(TASK_KEYS, sort=True):
-            group.pairs[tuple(key)].append(Pair(chain_of(study, policy), part))
+    group.bases.add(base.stage_id if (base := study.base(policy)) else "")
+    for key, pair in pairs.items():
+        group.pairs[key].append(pair)
 
 
 def origins(study: Study, policy: Record) -> list[tuple[str, Record]]:
@@ -221,10 +225,10 @@ def _training(record: Record) -> str:
 # ---------------------------------------------------------------- over tasks and sizes
 
 
-def poolable(pairs: dict[tuple[Any, ...], list[Pair]], rows: list[dict[str, Any]]) -> dict[str, list[Pair]]:
+def poolable(pairs: dict[TaskKey, list[Pair]], rows: list[dict[str, Any]]) -> dict[str, list[Pair]]:
     """The informative tasks with a chance-normalised scale, by "task (format)"."""
     usable = [row for row in rows if row["informative"] and row["normalised"] is not None]
-    return {f"{r['task']} ({r['format']})": pairs[tuple(r[name] for name in TASK_KEYS)] for r in usable}
+    return {f"{r['task']} ({r['format']})": pairs[r["task"], r["format"], r["k_shot"], r["metric"]] for r in usable}
 
 
 def pooled_rows(sizes: list[dict[str, list[Pair]]]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ import numpy as np
 from analysis.crossover import exp_or_none, fieller_root, gls_line, shared_covariance
 from analysis.estimates import Estimate, t_quantile
 from analysis.frames import Model
-from analysis.tax import Pair, pooled_taxes
+from analysis.items import Pair
+from analysis.tax import pooled_taxes
 
 Sizes = list[tuple[Model, dict[str, list[Pair]]]]
 

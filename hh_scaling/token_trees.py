@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ from transformers import PreTrainedModel
 
 MAX_LOGITS = 1 << 26  # output rows times vocabulary in one forward pass: 256 MiB in float32
 LOGITS_AT_ONCE = 1 << 21  # of them that are normalised together: what stays in a processor's cache
-CPU_TOKENS = 768  # in one forward pass: activations that fit the cache are worth more than a fuller batch
+CPU_TOKENS = (256, 1024)  # least and most in one forward pass on a processor, where a fuller batch is no gain
+CPU_ACTIVATIONS = 196_608  # tokens times width, between those: activations that stay in the cache are one
 MIN_SHARED = 0.05  # of a group's tokens; below it the wider attention costs more than the shared tokens save
 MASK_TOLERANCE = 1e-3  # nats a sequence in float32; a forward pass that does not heed the mask is off by more
 
@@ -121,6 +123,14 @@ def batches(trees: Sequence[Tree], batch_tokens: int, vocab_size: int) -> Iterat
         yield group
 
 
+def most_tokens(model: PreTrainedModel) -> int:
+    """How many tokens a forward pass of this model should have at most where it runs, whatever memory allows."""
+    if model.device.type != "cpu":
+        return sys.maxsize
+    least, most = CPU_TOKENS
+    return min(most, max(least, CPU_ACTIVATIONS // model.get_input_embeddings().weight.shape[1]))
+
+
 class TreeScorer:
     """Scores sequences with one causal LM, which it leaves as it is (its caller sees to evaluation mode)."""
 
@@ -131,7 +141,7 @@ class TreeScorer:
         precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.model = model
-        self.batch_tokens = min(batch_tokens, CPU_TOKENS) if model.device.type == "cpu" else batch_tokens
+        self.batch_tokens = min(batch_tokens, most_tokens(model))
         self.precision = precision
         attention = getattr(model.config, "_attn_implementation", None)
         self.bool_mask = attention == "sdpa"

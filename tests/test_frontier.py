@@ -11,7 +11,7 @@ from analysis.frames import Study, load_study, stage_table
 from analysis.frontier import Curve, frontier_rows, load_curves
 from analysis.frontier_fits import frontier_fits, points_of, run_exponents
 from analysis.overoptimisation import overoptimisation, peak_steps
-from analysis.pm import pm_frames
+from analysis.pm import pm_scores
 from tests.fake_runs import Shape, Truth, make_runs
 
 SHAPE = Shape(comparisons=(500,), at=("end",))
@@ -92,7 +92,7 @@ def test_exponents_are_about_one(curves: list[Curve]) -> None:
 
 def test_gold_falls_and_scores_part_as_put_in(study: Study, curves: list[Curve]) -> None:
     """Truth: gold = d (1 - .25 d) peaks at d = 2 with 1.0 and has fallen to .75 at the end, d = 3."""
-    rows = overoptimisation(study, curves, pm_frames(study))
+    rows = overoptimisation(study, curves, pm_scores(study))
     truth = Truth()
     for row in rows:
         assert row["gold_verdict"] == "falls"
@@ -117,7 +117,7 @@ def test_a_run_without_gold_has_none(study: Study, curves: list[Curve]) -> None:
     plain = Curve(**{**vars(curves[0]), "values": values})
     assert frontier_rows(study, [plain])[0]["score_gold"] is None
     assert {f.y for f in frontier_fits([plain])} == {"score_train", "score_test"}
-    assert overoptimisation(study, [plain], pm_frames(study))[0]["gold_verdict"] is None
+    assert overoptimisation(study, [plain], pm_scores(study))[0]["gold_verdict"] is None
 
 
 def test_prompts_missing_at_a_step_are_left_out_and_counted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from analysis.results import SCHEMA_FILE, analyze, clean, flatten
 from tests.conftest import ROOT
 from tests.fake_runs import SIZES, Shape, Truth, make_runs
 
+SMALL = Shape(comparisons=(500,), at=("end",))
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,6 +64,12 @@ def test_pm_slopes_are_those_put_in(results: dict[str, Any]) -> None:
     for name, value in truth.items():
         assert abs(fit["params"][name]["value"] - value) < 3.5 * fit["params"][name]["se"]
     assert fit["x"] == ["n_params", "n_comparisons"] and fit["n_clusters"] == len(SIZES) * 2
+
+
+def test_one_chain_gives_an_interval_over_items_that_says_so(tmp_path: Path) -> None:
+    results = analyze(make_runs(tmp_path, sizes=(12_000,), seeds=(0,), shape=Shape(at=("end",))))
+    fit = next(f for f in results["fits"] if f["group"] == "pm 12k")
+    assert fit["params"]["c1"]["se"] > 0 and [note["code"] for note in fit["notes"]] == ["items_only"]
 
 
 def test_every_policy_starts_at_the_origin(results: dict[str, Any]) -> None:
@@ -127,6 +135,15 @@ def test_small_and_larger_studies_follow_the_schema(tmp_path: Path, seeds: tuple
     jsonschema.validate(results, json.loads(SCHEMA_FILE.read_text()))
     assert {row["before"] for row in results["tax"]} == ({"base", "reference"} if shape.reference else {"base"})
     assert results["crossover"][0]["kind"] == "none" and "3 sizes" in results["crossover"][0]["note"]
+
+
+def test_margins_are_the_studys_unless_given(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, sizes=(12_000,), seeds=(0,), shape=SMALL)
+    described = json.loads((runs / "study.json").read_text())
+    described["study"]["analysis"] = {"margin": 2.5, "bits_margin": 0.02}
+    (runs / "study.json").write_text(json.dumps(described))
+    for given, wanted in (({}, {0.025, 0.02}), ({"margin": 3.0}, {0.03, 0.02})):
+        assert {row["margin"] for row in analyze(runs, tmp_path / "out", **given)["tax"]} == wanted
 
 
 def test_a_study_with_nothing_finished_still_gives_results(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from scipy import optimize, stats
 from analysis.crossover import Line, exp_or_none, fieller_root, gls_line, shared_covariance
 from analysis.estimates import mean, t_quantile
 from analysis.frames import AnalysisError
+from analysis.items import Pair, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
-from analysis.tax import Pair, join_items, judge, pooled_taxes, task_rows, verdict
+from analysis.tax import judge, pooled_taxes, task_rows, verdict
 from analysis.tax_files import lm_eval_tax
 
 
@@ -33,9 +34,10 @@ def items(scores: Any, task: str = "t", metric: str = "acc", chance: float = 0.2
 
 
 def pair(before: Any, after: Any, run: str = "0", **options: Any) -> Pair:
-    joined, refused = join_items(items(before, **options), items(after, **options), "w")
+    sides = (split_tasks(items(scores, **options)) for scores in (before, after))
+    pairs, refused = pair_items(*sides, run, "w")
     assert not refused
-    return Pair(run, joined)
+    return next(iter(pairs.values()))
 
 
 def test_tax_is_before_minus_after_and_its_paired_error() -> None:
@@ -62,20 +64,22 @@ def test_lower_is_better_turns_the_sign() -> None:
 
 def test_order_of_items_does_not_matter_and_mismatches_are_named() -> None:
     table = items(np.arange(6) % 2)
-    joined, _ = join_items(table, table.sample(frac=1, random_state=0), "w")
-    assert (joined.before == joined.after).all()
-    _, refused = join_items(table, table.iloc[:-1], "stage-x")
-    assert refused == [
-        "stage-x: t (cloze, 0-shot, acc): item sets differ (6 before, 5 after; 1 unpaired, first doc_hash d5)"
-    ]
-    _, refused = join_items(table, items([1.0], task="other"), "w")
+    tasks = split_tasks(table)
+    joined, _ = pair_items(tasks, split_tasks(table.sample(frac=1, random_state=0)), "0", "w")
+    one = next(iter(joined.values()))
+    assert (one.before == one.after).all() and len(one.before) == 6
+    _, refused = pair_items(tasks, split_tasks(table.iloc[:-1]), "0", "stage-x")
+    why = "item sets differ (6 before, 5 after; 1 unpaired, first doc_hash d5)"
+    assert refused == [f"stage-x: t (cloze, 0-shot, acc): {why}"]
+    _, refused = pair_items(tasks, split_tasks(items([1.0], task="other")), "0", "w")
     assert [r.rsplit(" ", 1)[1] for r in refused] == ["after", "before"]
 
 
 def test_repeated_documents_are_paired_one_to_one() -> None:
-    table = items([1.0, 0.0, 1.0], doc_hash=["same", "same", "other"])
-    joined, refused = join_items(table, table, "w")
-    assert len(joined) == 3 and not refused and (joined.before == joined.after).all()
+    tasks = split_tasks(items([1.0, 0.0, 1.0], doc_hash=["same", "same", "other"]))
+    joined, refused = pair_items(tasks, tasks, "0", "w")
+    one = next(iter(joined.values()))
+    assert len(one.before) == 3 and not refused and (one.before == one.after).all()
 
 
 def test_chance_level_models_are_not_informative() -> None:
