@@ -132,6 +132,8 @@ def make_problem(of: Law, x: Floats, y: Floats, se: Floats | None, space: Space)
     lower, upper = np.array(of.lower), np.array(of.upper)
     if of.params[0] == "E" and lower[0] < 0 and (y >= 0).all():
         lower[0] = 0.0
+    if "x1" in of.params:  # a break outside the points cannot be seen
+        lower[of.params.index("x1")], upper[of.params.index("x1")] = x.min(), x.max()
     with np.errstate(divide="ignore"):
         lower = np.where(of.logs & (lower > 0), np.log(np.maximum(lower, 1e-300)), np.where(of.logs, -math.inf, lower))
         upper = np.where(of.logs, np.log(np.maximum(upper, 1e-300)), upper)
@@ -187,7 +189,9 @@ def _result(
     own = None
     if cluster is not None and ci is None and blank.loss == "ls":
         own = intervals.per_run(best, cluster)
-    if own is not None:
+    if _condition(best) > MAX_CONDITION:  # no interval means anything
+        uncertain = intervals.unknown(len(best.u))
+    elif own is not None:
         u, uncertain = own
         best = replace(best, u=u, residual=_residuals(best.problem, u))
     else:

@@ -172,6 +172,22 @@ def models(study: Study) -> list[Model]:
     return list(by_name.values())
 
 
+def model_rows(study: Study) -> list[dict[str, Any]]:
+    """The ``models`` of results: name, parameters, and what its base stage notes about it (None: nothing)."""
+    notes = {r.config["size"]["name"]: r.summary.get("note") for r in study.of_kind("base")}
+    return [{**vars(model), "note": notes.get(model.name)} for model in models(study)]
+
+
+def stage_rows(study: Study) -> list[dict[str, Any]]:
+    """Every finished stage with what it cost, in the study's order."""
+    rows = []
+    for record in study.records.values():
+        size = record.config.get("size") or {}
+        known = {"stage_id": record.stage_id, "kind": record.kind, "model": size.get("name")}
+        rows.append(known | {"seed": record.config.get("seed"), "status": record.status, **costs(record)})
+    return rows
+
+
 def costs(record: Record) -> dict[str, Any]:
     """``tokens``, ``flops`` (counted) and ``seconds`` of one stage; None where not recorded."""
     return {name: record.provenance.get(name) for name in ("tokens", "flops", "seconds")}

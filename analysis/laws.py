@@ -20,6 +20,7 @@ LN2 = math.log(2.0)
 Evaluate = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
 Starts = Callable[[Floats, Floats, Floats], Floats]
 INF = math.inf
+MAX_LOG = 100.0  # of a term: wild candidates stay finite, squares included
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Law:
 def _term(x: Floats, log_amplitude: Floats, exponent: Floats, sign: float) -> tuple[Floats, Floats, Floats]:
     """T = sign * e^l * x^-a with dT/dl and dT/da; x (n,), l and a (B,)."""
     log_x = np.log(x)
-    term = sign * np.exp(np.minimum(log_amplitude[:, None] - exponent[:, None] * log_x, 500.0))
+    term = sign * np.exp(np.minimum(log_amplitude[:, None] - exponent[:, None] * log_x, MAX_LOG))
     return term, term, -term * log_x
 
 
@@ -107,7 +108,7 @@ def _broken(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, Floats]:
     log_x, f = np.log(x[:, 0]), np.exp(np.minimum(log_f, 50.0))
     s = (log_x - log_x1) / f
     soft, gate = np.logaddexp(0.0, s), 0.5 * (1 + np.tanh(s / 2))
-    term = signs[1] * np.exp(np.minimum(log_a - a * log_x - delta * f * soft, 500.0))
+    term = signs[1] * np.exp(np.minimum(log_a - a * log_x - delta * f * soft, MAX_LOG))
     by = [
         np.ones_like(term),
         term,

@@ -21,7 +21,7 @@ SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models",
-    "claims", "excluded",
+    "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -81,7 +81,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         },
         "synthetic": bool(study.described.get("synthetic", False)),
         "data": data[0].summary if data else None,
-        "models": [vars(model) for model in frames.models(study)],
+        "models": frames.model_rows(study),
+        "stages": frames.stage_rows(study),
         "pm": pm_rows,
         "pm_trend": pm.pm_trend(study, scores),
         "frontier": frontier.frontier_rows(study, curves),

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from analysis.fits import FitResult
+
+class Fitted(Protocol):
+    """What is drawn of a fit; ``analysis.fit_result.FitResult`` is one."""
+
+    @property
+    def law(self) -> str: ...
+    @property
+    def formula(self) -> str: ...
+    @property
+    def x(self) -> tuple[str, ...]: ...
+    @property
+    def y(self) -> str: ...
+    def predict(self, x: Any) -> Any: ...
+    def band(self, x: Any) -> tuple[Any, Any]: ...
 
 
 class BadInput(ValueError):
     """What a user gave that cannot be used, in one line."""
 
 
-def draw_fit(path: Path, result: FitResult, x: Any, y: Any) -> None:
+def draw_fit(path: Path, result: Fitted, x: Any, y: Any) -> None:
     """Points, the fitted line and its 95 % band against the first column, in a picture file."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -66,7 +78,8 @@ def draw_comparison(out: Path, content: dict[str, Any]) -> None:
         axes.errorbar(values, places, xerr=halves, fmt="o", ms=4, lw=1, label=study)
     axes.axvline(0, color="0.5", lw=0.8)
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
-    axes.set(xlabel="alignment tax, share of the above-chance range (positive is a cost), 95 %")
+    axes.invert_yaxis()
+    axes.set_xlabel("chance-normalised tax, 95 % (positive is a cost)", fontsize=8)
     axes.legend(title="synthetic world" if content["synthetic"] else None, fontsize=8, title_fontsize=8)
     for suffix in ("svg", "png"):
         figure.savefig(out / f"compare.{suffix}", dpi=150)

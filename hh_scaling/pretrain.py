@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import BaseConfig, BaseTraining, Compute
+from hh_scaling.configs import BaseConfig, BaseTraining, Compute, SizeSpec
 from hh_scaling.estimates import ratio
 from hh_scaling.models import (
     autocast,
@@ -48,6 +49,8 @@ def run(config: BaseConfig, context: StageContext) -> StageResult:
     else:
         fetch_model(config, context)
         model, tokenizer = load_causal_lm(context.out.path, compute=config.compute), load_tokenizer(context.out.path)
+        if note := tuned_note(config.size, tokenizer):
+            summary["note"] = note
     summary["model"] = describe(model, config.size.name)
     held_out = [row["text"] for row in read_jsonl(context.parents["data"] / "text" / "held_out.jsonl")]
     summary["held_out"] = held_out_loss(model, tokenizer, held_out, config.training, config.compute)
@@ -58,6 +61,16 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (safetensors, tokenizer) that ``AutoModel…from_pretrained`` loads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def tuned_note(size: SizeSpec, tokenizer: Any) -> str | None:
+    """A warning for a model that is no plain language model: its tax is that of further RLHF."""
+    source = " ".join(filter(None, (size.name, size.hub, size.path, size.gguf)))
+    named = re.search(r"(?i)(?<![a-z])(instruct|chat|it|sft|dpo|rlhf)(?![a-z])", source)
+    if not named and not getattr(tokenizer, "chat_template", None):
+        return None
+    reason = f"its name says {named[0]!r}" if named else "its tokenizer has a chat template"
+    return f"{size.name} was already tuned on instructions or preferences ({reason}): its tax is that of further RLHF"
 
 
 def fetch_model(config: BaseConfig, context: StageContext) -> None:

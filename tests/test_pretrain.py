@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hh_scaling import models, pretrain, training
-from hh_scaling.configs import BaseTraining, Schedule
+from hh_scaling.configs import BaseTraining, Schedule, SizeSpec
 from hh_scaling.records import StageWriter, read_jsonl
 from tests.tiny import COMPUTE, base_config, run_stage
 
@@ -36,6 +36,14 @@ def test_held_out_loss_equals_a_direct_sum(tiny_stages: dict[str, Path]) -> None
 def test_no_held_out_text_is_not_zero_loss(tiny_stages: dict[str, Path]) -> None:
     model, tokenizer = models.load_causal_lm(tiny_stages["base"]), models.load_tokenizer(tiny_stages["base"])
     assert pretrain.held_out_loss(model, tokenizer, [], BaseTraining(), COMPUTE) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tuned"),
+    [("SmolLM2-135M-Instruct", True), ("gemma-2b-it", True), ("pythia-70m", False), ("italian-gpt", False)],
+)
+def test_tuned_models_are_noted(name: str, tuned: bool) -> None:
+    assert (pretrain.tuned_note(SizeSpec(name=name, hub=name), None) is not None) == tuned
 
 
 def test_rows_are_the_joined_documents(tiny_stages: dict[str, Path]) -> None:
