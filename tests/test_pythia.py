@@ -91,7 +91,11 @@ def finished(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         "ppo.n_eval_prompts": 16,
         "ppo.eval_every": 1,
         "ppo.keep_sqrt_kl": [50.0],
-        "benchmarks": {"tasks": ["local_arc_easy"], "path": str(write_questions(root / "bench", 24)), "at": ["end", 50]},
+        "benchmarks": {
+            "tasks": ["local_arc_easy"],
+            "path": str(write_questions(root / "bench", 24)),
+            "at": ["end", 50],
+        },
         "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
     }
     assignments = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
