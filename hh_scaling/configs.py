@@ -130,7 +130,7 @@ class BaseTraining(Config):
     max_positions: Positive = 256
     batch_rows: Positive = 16
     output_init_scale: PositiveFloat = 0.05  # of attention and MLP output projections, times the usual
-    schedule: Schedule = Schedule(learning_rate=2e-3, width_exponent=0.85, decay="linear", weight_decay=0.02)
+    schedule: Schedule = Schedule(learning_rate=3e-3, width_exponent=0.3, decay="linear", weight_decay=0.02)
     eval_tokens: Positive = 50_000  # of held-out text
     checkpoint_seconds: PositiveFloat = 120.0
 
@@ -171,7 +171,7 @@ class PMTraining(Config):
     max_length: Positive = 128  # tokens; longer prompts lose their beginning
     n_epochs: Positive = 1
     trainable_layers: Positive | None = None  # the top k layers; None: all. Lower layers run without gradient
-    schedule: Schedule = Schedule(learning_rate=4e-4, width_exponent=0.5)
+    schedule: Schedule = Schedule(learning_rate=4e-4, width_exponent=0.75)
     checkpoint_seconds: PositiveFloat = 120.0
 
 
@@ -197,6 +197,7 @@ class PPOTraining(Config):
     max_prompt_tokens: Positive = 96
     max_response_tokens: Positive = 28
     temperature: PositiveFloat = 1.0
+    sample_rows: Positive = 256  # responses sampled together; their cache of keys and values is what memory must hold
     kl_coef: Annotated[float, Field(ge=0)] = 0.001
     clip_range: PositiveFloat = 0.2
     value_clip_range: PositiveFloat = 0.2

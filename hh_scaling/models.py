@@ -117,13 +117,31 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
 def load_pretrained(kind: type, source: str, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
     """``kind.from_pretrained`` with float32 weights from safetensors; one line when it cannot be had."""
     try:
-        model = kind.from_pretrained(  # type: ignore[attr-defined]
-            source, dtype=torch.float32, trust_remote_code=trust_remote_code, **options
+        model, info = kind.from_pretrained(  # type: ignore[attr-defined]
+            source, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{source}: cannot load this model ({reason})") from error
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("score.")):
+        raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}; expected: all of them")
     return without_dropout(model)
+
+
+def check_length(model: PreTrainedModel, n_tokens: int, what: str) -> None:
+    """ModelError when sequences of ``n_tokens`` do not fit the model's context."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and n_tokens > limit:
+        raise ModelError(f"{what} come to {n_tokens} tokens, allowed: at most {limit}, the model's context")
+
+
+@torch.no_grad()
+def check_output_head(model: PreTrainedModel) -> None:
+    """ModelError unless logits are the output matrix times the last hidden states, as all stages compute them."""
+    tokens = torch.tensor([[3, 4, 5, 6]], device=model.device)
+    short = model.get_output_embeddings()(hidden_states(model, tokens))
+    if not torch.allclose(short, model(input_ids=tokens).logits, rtol=1e-3, atol=1e-3):
+        raise ModelError(f"{type(model).__name__}: its logits are not its output matrix times its last hidden states")
 
 
 def load_gguf(path: Path) -> tuple[PreTrainedModel, Any]:

@@ -22,6 +22,7 @@ from hh_scaling.losses import preference_loss
 from hh_scaling.models import (
     ModelError,
     autocast,
+    check_length,
     describe,
     forward_flops,
     load_from_stage,
@@ -55,7 +56,10 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
             raise ValueError(f"{len(half)} comparisons in the {config.half} half, wanted: {config.n_comparisons}")
         half = half.head(config.n_comparisons)
     pairs, dropped = tokenize_pairs(half, tokenizer, config.training.max_length)
+    if not pairs:
+        raise ValueError(f"no comparison is left in the {config.half} half ({dropped}), needed: at least 1")
     model = initial_pm(context.parents["base"], tokenizer, config)
+    check_length(model, config.training.max_length, "pm.max_length")
     train(model, pairs, config, context.out)
     save_model(model, tokenizer, context.out.path / "model")
     held_out = rows[rows.split == "held_out"].sort_values("order")
@@ -177,7 +181,7 @@ def train(model: PreTrainedModel, pairs: list[Pair], config: PMConfig, out: Stag
         batch = [pairs[i] for i in batches[step]]
         stats = accumulate_gradient(model, batch, config.compute, out, step)
         rate = learning_rate(training.schedule, model.config.hidden_size, step, len(batches))
-        norm = apply_step(optimizer, training.schedule, rate)
+        norm = apply_step(optimizer, training.schedule, rate, step)
         done = int(sum(len(b) for b in batches[: step + 1]))
         out.log({"step": step, "pairs": done, **stats, "lr": rate, "grad_norm": norm})
         out.progress(step + 1, len(batches), f"loss {stats['loss']:.3f}")

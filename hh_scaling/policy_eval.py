@@ -87,9 +87,15 @@ class Evaluator:
         training, compute = self.config.training, self.config.compute
         generator = torch.Generator(compute.device).manual_seed(stream_seed(self.config.seed, step, "evaluation"))
         samples = generate(
-            sampler, self.prompts, max_tokens=training.max_response_tokens, temperature=training.temperature,
-            tokenizer=self.tokenizer, stop=self.stop, generator=generator,
-        )  # fmt: skip
+            sampler,
+            self.prompts,
+            rows=training.sample_rows,
+            max_tokens=training.max_response_tokens,
+            temperature=training.temperature,
+            tokenizer=self.tokenizer,
+            stop=self.stop,
+            generator=generator,
+        )
         count_generation(policy, samples, self.out)
         own = score_responses(policy, None, samples, training.temperature, compute, self.out, with_entropy=True)
         other = score_responses(self.reference, None, samples, training.temperature, compute, self.out)

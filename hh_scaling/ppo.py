@@ -7,7 +7,9 @@ Reward: the PM's score once, at the response's last token, and -kl_coef * (ln po
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from hh_scaling.losses import (
     value_loss,
 )
 from hh_scaling.models import (
+    check_length,
     describe,
     forward_flops,
     load_causal_lm,
@@ -130,9 +133,10 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
             False
         )
         pms[role] = PMScorer(model, load_tokenizer(parents[role]), tokenizer, compute, context.out)
+    check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")
     prompts = encode_prompts(tokenizer, list(table[table.split == "train"].prompt), training.max_prompt_tokens)
-    stop = StopText(tokenizer)
+    stop = StopText(tokenizer, policy.config.vocab_size)
     trainer = Trainer(config, policy, value_head, reference, pms["pm_train"], tokenizer, stop, prompts, context.out)
     held_out = table[table.split == "held_out"].head(training.n_eval_prompts)
     evaluator = Evaluator(
@@ -170,7 +174,7 @@ def train_policy(trainer: Trainer, evaluator: Evaluator) -> str | None:
             training.batch_size, training.minibatch_size, training.n_epochs, config.seed, update
         ):
             stats = ppo_step(trainer, batch, minibatch, update)
-            stats["grad_norm"] = apply_step(optimizer, training.schedule, rate)
+            stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
         samples = (update + 1) * training.batch_size
         out.log({"type": "update", "step": update + 1, "samples": samples, **batch.stats, **stats, "lr": rate})
         out.progress(update + 1, training.n_updates, f"score {batch.stats['score']:.2f} KL {batch.stats['kl_k1']:.2f}")
@@ -193,7 +197,7 @@ def collect(trainer: Trainer, sampler: PreTrainedModel, update: int) -> Batch:
     generator = torch.Generator(config.compute.device).manual_seed(stream_seed(config.seed, update, "rollout"))
     samples = generate(
         sampler, update_prompts(trainer.prompts, training.batch_size, config.seed, update),
-        max_tokens=training.max_response_tokens, temperature=training.temperature,
+        rows=training.sample_rows, max_tokens=training.max_response_tokens, temperature=training.temperature,
         tokenizer=trainer.tokenizer, stop=trainer.stop, generator=generator,
     )  # fmt: skip
     count_generation(trainer.policy, samples, trainer.out)
@@ -216,7 +220,7 @@ def collect(trainer: Trainer, sampler: PreTrainedModel, update: int) -> Batch:
 
 
 def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update: int) -> list[list[int]]:
-    """The prompts of one update: all are used before one comes again."""
+    """The prompts of one update: but for a remainder smaller than a batch, all are used before one comes again."""
     per_pass = max(1, len(prompts) // batch_size)
     rng = np.random.default_rng(stream_seed(seed, update // per_pass, "prompts"))
     order = np.resize(rng.permutation(len(prompts)), per_pass * batch_size)
@@ -288,7 +292,7 @@ def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.opti
 
 def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW) -> int:
     """The first update still to be made; restores policy, value head, optimiser, evaluations and checkpoints."""
-    if (found := trainer.out.resume()) is None:
+    if (found := trainer.out.resume(checkpoints_whole)) is None:
         return 0
     folder, meta = found
     extra = load_training_state(folder, trainer.policy, optimizer)
@@ -296,9 +300,11 @@ def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW)
     evaluator.restore(folder, meta["extra"])
     attempt = folder.parent.parent
     for entry in evaluator.kept:
-        if damaged_files(attempt / entry["path"], entry["files"]):
-            raise ValueError(
-                f"{attempt / entry['path']}: a kept checkpoint is damaged; delete {attempt} to start again"
-            )
         shutil.copytree(attempt / entry["path"], trainer.out.path / entry["path"])
     return int(meta["step"])
+
+
+def checkpoints_whole(state: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether the checkpoints that a saved state counts on are undamaged in its attempt."""
+    attempt = state.parent.parent
+    return not any(damaged_files(attempt / entry["path"], entry["files"]) for entry in meta["extra"]["kept"])

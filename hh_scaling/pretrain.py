@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from hh_scaling.estimates import ratio
 from hh_scaling.models import (
     autocast,
     build_rung,
+    check_output_head,
     describe,
     forward_flops,
     hidden_states,
@@ -49,6 +51,8 @@ def run(config: BaseConfig, context: StageContext) -> StageResult:
     else:
         fetch_model(config, context)
         model, tokenizer = load_causal_lm(context.out.path, compute=config.compute), load_tokenizer(context.out.path)
+        check_output_head(model)
+        pin_revision(context.out.path, model)
         if note := tuned_note(config.size, tokenizer):
             summary["note"] = note
     summary["model"] = describe(model, config.size.name)
@@ -61,6 +65,14 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (safetensors, tokenizer) that ``AutoModel…from_pretrained`` loads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def pin_revision(stage: Path, model: PreTrainedModel) -> None:
+    """Write the commit that the hub gave into ``model.json``, so that every later stage loads the same weights."""
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit is not None and (stage / "model.json").is_file():
+        saved = json.loads((stage / "model.json").read_text())
+        write_json(stage / "model.json", saved | {"revision": commit})
 
 
 def tuned_note(size: SizeSpec, tokenizer: Any) -> str | None:
@@ -138,7 +150,7 @@ def train_rung(config: BaseConfig, context: StageContext) -> tuple[PreTrainedMod
         check_finite("pretraining loss", loss.item(), step)
         loss.backward()
         rate = learning_rate(training.schedule, model.config.hidden_size, step, n_steps)
-        norm = apply_step(optimizer, training.schedule, rate)
+        norm = apply_step(optimizer, training.schedule, rate, step)
         out.count(step_tokens, step_flops)
         if step % 20 == 0 or step == n_steps - 1:
             out.log({"step": step, "tokens": out.tokens, "loss": loss.item(), "lr": rate, "grad_norm": norm})
@@ -172,7 +184,7 @@ def load_tokenizer_folder(folder: Path) -> Any:
 def held_out_loss(
     model: PreTrainedModel, tokenizer: Any, texts: list[str], training: BaseTraining, compute: Compute
 ) -> dict[str, Any] | None:
-    """Held-out loss in nats a token and in bits a byte, each document's windows of the context length as one unit.
+    """Held-out loss in nats a token and in bits a byte over whole documents, cut into windows of the context length.
 
     Reads documents until ``eval_tokens``; None when the study has no held-out text.
     """
@@ -181,12 +193,15 @@ def held_out_loss(
     n_bytes: list[int] = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        windows = [ids[i : i + training.context] for i in range(0, len(ids), training.context)]
-        for window in windows:
+        if not ids:
+            continue
+        nats.append(0.0)
+        for start in range(0, len(ids), training.context):
+            window = ids[start : start + training.context]
             row = torch.tensor([[tokenizer.eos_token_id, *window]], device=compute.device)
-            nats.append(float(lm_loss(model, row, compute)) * len(window))
-            tokens.append(len(window))
-            n_bytes.append(len(tokenizer.decode(window).encode()))
+            nats[-1] += float(lm_loss(model, row, compute)) * len(window)
+        tokens.append(len(ids))
+        n_bytes.append(len(text.encode()))
         if sum(tokens) >= training.eval_tokens:
             break
     if not tokens:

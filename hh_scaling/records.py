@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 SCHEMA = 1
 Status = Literal["running", "done", "diverged", "failed"]
 FINISHED: tuple[Status, ...] = ("done", "diverged")
+STATES = "states"  # an attempt's folder of resumable states
 
 
 class RecordError(ValueError):
@@ -107,7 +108,7 @@ def manifest(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, dict
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             fsync_path(path)
-        elif name not in skip and not name.endswith(".tmp"):
+        elif name.split("/")[0] not in skip and not name.endswith(".tmp"):
             fsync_path(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     return files
@@ -160,16 +161,31 @@ class RunStore:
 
     def commit(self, attempt: Path, record: Record) -> Path:
         """Write the record, flush all, and rename the attempt to ``stages/``; returns the stage's folder."""
-        final = self.stage_path(record.stage_id)
-        self.stages.mkdir(parents=True, exist_ok=True)
         write_json(attempt / "record.json", asdict(record))
+        return self.move(attempt, record.stage_id)
+
+    def adopt(self, stage_id: str) -> bool:
+        """Commit an attempt that was killed between its record and its move; False where there is none."""
+        for attempt in reversed(self.attempt_paths(stage_id)):
+            if (attempt / "record.json").is_file():
+                record = read_record(attempt / "record.json")
+                if record.status in FINISHED and not damaged_files(attempt, record.files):
+                    self.move(attempt, stage_id)
+                    return True
+        return False
+
+    def move(self, attempt: Path, stage_id: str) -> Path:
+        """Rename a complete attempt, without its resumable states, to ``stages/``; returns the stage's folder."""
+        final = self.stage_path(stage_id)
+        self.stages.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(attempt / STATES, ignore_errors=True)  # only now: till here a kill could still resume from them
         fsync_path(attempt)
         with contextlib.suppress(OSError):  # another launcher may have committed the same stage: theirs stands
             os.rename(attempt, final)
         if not (final / "record.json").is_file():
             raise RecordError(f"{final}: could not move {attempt} there")
         fsync_path(self.stages)
-        shutil.rmtree(self.attempts / record.stage_id, ignore_errors=True)
+        shutil.rmtree(self.attempts / stage_id, ignore_errors=True)
         return final
 
     def finished(self, stage_id: str) -> bool:
@@ -270,11 +286,15 @@ class StageWriter:
     @contextlib.contextmanager
     def save_state(self, step: int, extra: Mapping[str, Any]) -> Iterator[Path]:
         """A folder to save tensors in; committed with its manifest on leaving. The newest two are kept."""
-        folder = self.path / "states" / f"{step:08d}"
+        folder = self.path / STATES / f"{step:08d}"
         temporary = folder.with_name(f"{step:08d}.tmp-{uuid.uuid4().hex[:8]}")
         temporary.mkdir(parents=True)
-        yield temporary
-        files = manifest(temporary)
+        try:
+            yield temporary
+            files = manifest(temporary)
+        except BaseException:  # a full disk must not fill up further with what was half saved
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         counters = {"step": step, "tokens": self.tokens, "flops": self.flops, "rows": self.rows}
         meta = counters | {"seconds": self.seconds(), "extra": dict(extra), "files": files}
         write_json(temporary / "state.json", meta)
@@ -283,13 +303,15 @@ class StageWriter:
         for old in sorted(p for p in folder.parent.iterdir() if p.name.isdigit())[:-2]:
             shutil.rmtree(old)
 
-    def resume(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest undamaged state of this or an earlier attempt, with its metadata, or None.
+    def resume(
+        self, valid: Callable[[Path, dict[str, Any]], bool] = lambda state, meta: True
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest undamaged state of an earlier attempt that is also ``valid``, with its metadata, or None.
 
         The metric rows written before it are copied from its attempt, and the counters restored.
         """
         for attempt in reversed(self.earlier):
-            states = attempt / "states"
+            states = attempt / STATES
             if not states.is_dir():
                 continue
             for folder in sorted((p for p in states.iterdir() if p.name.isdigit()), reverse=True):
@@ -297,7 +319,7 @@ class StageWriter:
                     meta = json.loads((folder / "state.json").read_text())
                 except (OSError, ValueError):
                     continue
-                if damaged_files(folder, meta["files"]):
+                if damaged_files(folder, meta["files"]) or not valid(folder, meta):
                     continue
                 self.tokens, self.flops, self.rows = meta["tokens"], meta["flops"], meta["rows"]
                 self.resumed_from_step, self.seconds_before = meta["step"], meta["seconds"]

@@ -98,7 +98,7 @@ def train(model: PreTrainedModel, examples: list[Example], config: ReferenceConf
         n_tokens = sum(len(ids) for ids, _ in batch)
         out.count(n_tokens, 3 * forward_flops(model, n_tokens, n_tokens / len(batch), logits=n_response))
         rate = learning_rate(training.schedule, model.config.hidden_size, step, len(batches))
-        apply_step(optimizer, training.schedule, rate)
+        apply_step(optimizer, training.schedule, rate, step)
         out.log({"step": step, "loss": loss_sum / n_response, "lr": rate})
         out.progress(step + 1, len(batches))
         if stopwatch.due():

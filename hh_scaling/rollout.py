@@ -50,7 +50,11 @@ def sampling_copy(model: PreTrainedModel, compute: Compute) -> PreTrainedModel:
     """A copy to sample with: in bf16 where the stage computes in bf16, which saves casting weights at every token."""
     if compute.dtype != "bf16":
         return model
-    return copy.deepcopy(model).to(torch.bfloat16)
+    sampler = copy.deepcopy(model).to(torch.bfloat16)
+    for name, buffer in model.named_buffers():  # rotary frequencies lose too much in bf16
+        owner, _, leaf = name.rpartition(".")
+        setattr(sampler.get_submodule(owner), leaf, buffer.clone())
+    return sampler
 
 
 @torch.no_grad()
@@ -64,23 +68,32 @@ def refresh(sampler: PreTrainedModel, model: PreTrainedModel) -> None:
 class StopText:
     """Finds a new human turn in a growing response; only tokens that could end it cause a look."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, vocab_size: int = 0) -> None:
         self.tokenizer = tokenizer
+        self.may_end = torch.zeros(max(len(tokenizer), vocab_size), dtype=torch.bool)  # models pad their vocabulary
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        self.may_end = torch.tensor([":" in piece for piece in pieces])
+        self.may_end[: len(pieces)] = torch.tensor([":" in piece for piece in pieces])
 
     def kept(self, response: list[int]) -> int | None:
-        """How many tokens come before the stop text (at least one), or None when it is not there."""
-        if STOP_TEXT not in self.tokenizer.decode(response):
+        """How many tokens come wholly before the stop text (at least one), or None when it is not there."""
+        at = self.tokenizer.decode(response).find(STOP_TEXT)
+        if at < 0:
             return None
-        for n in range(len(response)):
-            if STOP_TEXT.startswith(self.tokenizer.decode(response[n:])[: len(STOP_TEXT)]):
-                return max(1, n)
-        return max(1, len(response) - 1)
+        before = (n for n in range(len(response), 0, -1) if len(self.tokenizer.decode(response[:n])) <= at)
+        return next(before, 1)
+
+
+def generate(model: PreTrainedModel, prompts: Sequence[list[int]], *, rows: int = 1024, **options: Any) -> list[Sample]:
+    """One sampled response a prompt, in order, at most ``rows`` at once (the cache of keys and values grows with them).
+
+    Options: max_tokens, temperature, tokenizer, stop, generator.
+    """
+    parts = [prompts[start : start + rows] for start in range(0, len(prompts), rows)]
+    return [sample for part in parts for sample in generate_together(model, part, **options)]
 
 
 @torch.no_grad()
-def generate(
+def generate_together(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
     *,

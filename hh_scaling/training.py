@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hh_scaling.configs import Schedule
+from hh_scaling.records import check_finite
 
 REFERENCE_WIDTH = 128
 
@@ -48,10 +49,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], schedule: Schedule) -> to
     )
 
 
-def apply_step(optimizer: torch.optim.AdamW, schedule: Schedule, rate: float) -> float:
-    """Clip, step and clear the gradients; returns the gradient norm before clipping."""
+def apply_step(optimizer: torch.optim.AdamW, schedule: Schedule, rate: float, step: int) -> float:
+    """Clip, step and clear the gradients; returns the gradient norm before clipping, NonFiniteError if it is none."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
+    check_finite("gradient norm", float(norm), step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -173,7 +173,9 @@ def outcome(store: RunStore, running: Running) -> Record:
         if store.finished(stage.stage_id):
             return read_record(store.stage_path(stage.stage_id) / "record.json")
         if attempts and (attempts[-1] / "record.json").is_file():
-            return read_record(attempts[-1] / "record.json")
+            record = read_record(attempts[-1] / "record.json")
+            if record.status == "failed":  # a finished one here was killed before its move: the next attempt adopts it
+                return record
         reason = cause_of_death(store, code)
     except RecordError as error:
         reason = str(error)

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 import psutil
 
 import hh_scaling
-from hh_scaling.records import Record, RunStore, StageWriter, manifest, write_json
+from hh_scaling.records import STATES, Record, RunStore, StageWriter, manifest, write_json
 from hh_scaling.stages import StageContext, StageKind, StageResult
 
 EXIT_FAILED = 1  # the attempt's record says why
@@ -82,6 +81,8 @@ def is_alive(pid: int, create_time: float) -> bool:
 def run_stage(job: Mapping[str, Any], store: RunStore) -> int:
     """Make one attempt at the stage; 0 when it is committed, EXIT_FAILED when its record says why not."""
     stage_id = job["stage_id"]
+    if store.adopt(stage_id):
+        return 0
     earlier = store.attempt_paths(stage_id)
     attempt = store.new_attempt(stage_id)
     redirect_output(attempt / LOG_FILE)
@@ -98,7 +99,8 @@ def run_stage(job: Mapping[str, Any], store: RunStore) -> int:
     try:
         result = call_stage(job, store, writer)
         clean(attempt)
-        store.commit(attempt, record(result.status, summary=result.summary, files=manifest(attempt)))
+        files = manifest(attempt, skip=frozenset({STATES}))
+        store.commit(attempt, record(result.status, summary=result.summary, files=files))
     except Exception as error:
         (attempt / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         write_json(attempt / "record.json", asdict(record("failed", error=one_line(error))))
@@ -127,8 +129,7 @@ def call_stage(job: Mapping[str, Any], store: RunStore, writer: StageWriter) -> 
 
 
 def clean(attempt: Path) -> None:
-    """Remove what only a running stage needs: resumable states, progress, and who works here."""
-    shutil.rmtree(attempt / "states", ignore_errors=True)
+    """Remove what only a running stage needs: its progress, and who works here."""
     for name in NOT_KEPT:
         (attempt / name).unlink(missing_ok=True)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
@@ -97,6 +100,26 @@ def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(models.ModelError, match="cannot load this model") as error:
         models.load_causal_lm(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_missing_weights_are_refused(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny_stages["base"] / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(models.ModelError, match="1 weights are missing, such as model.norm.weight"):
+        models.load_causal_lm(tmp_path)
+
+
+def test_contexts_and_output_heads_are_checked(tiny_stages: dict[str, Path]) -> None:
+    model = models.load_causal_lm(tiny_stages["base"])
+    models.check_length(model, 96, "pm.max_length")
+    with pytest.raises(models.ModelError, match="come to 97 tokens, allowed: at most 96"):
+        models.check_length(model, 97, "pm.max_length")
+    models.check_output_head(model)
+    model.forward = lambda input_ids: SimpleNamespace(logits=torch.zeros(1, 4, 320))
+    with pytest.raises(models.ModelError, match="not its output matrix"):
+        models.check_output_head(model)
 
 
 def test_padding_equal_to_the_end_token_is_replaced(tiny_stages: dict[str, Path]) -> None:

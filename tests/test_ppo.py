@@ -125,7 +125,7 @@ def test_policy_and_value_move_and_nothing_else(parents: dict[str, Path], tmp_pa
     schedule = trainer.config.training.schedule
     optimizer = make_optimizer(trainer.parameters(), schedule)
     ppo.ppo_step(trainer, ppo.collect(trainer, trainer.policy, 0), list(range(16)), 0)
-    apply_step(optimizer, schedule, 1e-6)
+    apply_step(optimizer, schedule, 1e-6, 0)
     assert all(torch.equal(a, b) for a, b in zip(before_frozen, frozen, strict=True))
     moved = [not torch.equal(a, b) for a, b in zip(before, trainer.parameters(), strict=True)]
     assert all(moved)

@@ -37,6 +37,20 @@ def test_a_second_commit_leaves_the_first_alone(tmp_path: Path) -> None:
     assert (store.commit(two, record) / "who").read_text() == "one"
 
 
+def test_an_attempt_killed_before_its_move_is_adopted(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    attempt = store.new_attempt("pm-1")
+    (attempt / "scores.txt").write_text("data")
+    (attempt / "states").mkdir()
+    files = records.manifest(attempt, skip=frozenset({"states"}))
+    records.write_json(attempt / "record.json", records.asdict(Record("pm-1", "pm", "done", {}, {}, files)))
+    assert not store.finished("pm-1") and store.adopt("pm-1") and store.finished("pm-1")
+    assert not (store.stage_path("pm-1") / "states").exists()
+    damaged = store.new_attempt("pm-2")
+    records.write_json(damaged / "record.json", records.asdict(Record("pm-2", "pm", "done", {}, {}, files)))
+    assert not store.adopt("pm-2")
+
+
 def test_failed_attempts_keep_their_record(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     attempt = store.new_attempt("ppo-1")

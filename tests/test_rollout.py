@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,21 @@ def test_a_new_human_turn_ends_the_response(loaded: tuple[Any, Any]) -> None:
     assert kept is not None and tokenizer.decode(ids[:kept]) == " good bad"
     assert stop.kept(tokenizer(" good: bad\n\nHum")["input_ids"]) is None
     assert stop.kept(tokenizer("\n\nHuman:")["input_ids"]) == 1  # a response has at least one token
+    merged = tokenizer(" good\n\n\nHuman:")["input_ids"]  # the stop text may begin inside a token
+    assert (n := stop.kept(merged)) is not None and "Human" not in tokenizer.decode(merged[:n])
+
+
+def test_ids_beyond_the_tokenizer_are_only_tokens(loaded: tuple[Any, Any]) -> None:
+    """Models pad their vocabulary: a sampled id that the tokenizer does not know must not end the run."""
+    model, tokenizer = loaded
+    model = copy.deepcopy(model)
+    model.resize_token_embeddings(len(tokenizer) + 7, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0.2 * model.get_output_embeddings().weight[5]
+    stop = rollout.StopText(tokenizer, model.config.vocab_size)
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 5.0, "tokenizer": tokenizer, "stop": stop}
+    drawn = rollout.generate(model, [[5, 6]] * 64, rows=20, generator=torch.Generator().manual_seed(0), **options)
+    assert len(drawn) == 64 and max(t for s in drawn for t in s.response) >= len(tokenizer)
 
 
 def test_end_tokens_in_the_prompt_or_as_only_token_are_fine(loaded: tuple[Any, Any]) -> None:
