@@ -6,11 +6,13 @@ what was not measured is inconclusive and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.estimates import Estimate, mean
+from analysis.frontier_fits import Exponents
+from analysis.overoptimisation import GOLD_RULE
 
 Judgement = tuple[str, dict[str, Any]]
 MIN_R2 = 0.9
@@ -26,8 +28,10 @@ class Evidence:
     pooled: list[dict[str, Any]]
     crossover: list[dict[str, Any]]
     overoptimisation: list[dict[str, Any]]
-    exponents: Mapping[str, float]  # by run
+    exponents: Exponents
     parting: Estimate | None
+    pm_sizes: Sequence[str]  # names of the sizes for which PMs were planned
+    policy_sizes: Sequence[str]
 
     def fits_of(self, law: str, group_start: str = "", y: str | None = None) -> list[dict[str, Any]]:
         return [f for f in self.fits if f["law"] == law and f["group"].startswith(group_start) and y in (None, f["y"])]
@@ -55,7 +59,14 @@ def by_sign(low: float | None, high: float | None) -> str:
 
 
 def _slope(fit: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"group": fit["group"]} | fit["params"][name]
+    """A fit's parameter as evidence; says so where its interval is over held-out items only, or is missing."""
+    codes = {note["code"] for note in fit["notes"]}
+    found = {"group": fit["group"], **fit["params"][name], "clusters": fit["n_clusters"]}
+    if "items_only" in codes:
+        found["interval"] = "over held-out items only, given one chain"
+    if "too_few_bases" in codes:
+        found["interval"] = "none: too few base models"
+    return found
 
 
 def judge_data(evidence: Evidence) -> Judgement:
@@ -63,13 +74,15 @@ def judge_data(evidence: Evidence) -> Judgement:
     slopes = [_slope(f, "c1") for f in fits if f["params"]["c1"]["value"] is not None]
     if not slopes:
         return missing("PMs trained on at least two numbers of comparisons")
-    verdicts = [by_sign(s["low"], s["high"]) for s in slopes]
-    verdict = "inconclusive"
-    if all(v == "supported" for v in verdicts):
-        verdict = "supported"
-    elif "contradicted" in verdicts:
-        verdict = "contradicted"
-    return verdict, {"slopes_per_ln_comparisons": slopes}
+    known = {slope["group"] for slope in slopes if slope["low"] is not None}
+    lacking = [name for name in evidence.pm_sizes if f"pm {name}" not in known]
+    numbers = {"slopes_per_ln_comparisons": slopes, "sizes_without_an_interval": lacking}
+    verdicts = {by_sign(slope["low"], slope["high"]) for slope in slopes}
+    if lacking or not verdicts & {"supported", "contradicted"}:
+        return "inconclusive", numbers
+    if "contradicted" in verdicts:
+        return "contradicted", numbers
+    return ("supported" if verdicts == {"supported"} else "inconclusive"), numbers
 
 
 def judge_size(evidence: Evidence) -> Judgement:
@@ -83,17 +96,22 @@ def judge_size(evidence: Evidence) -> Judgement:
 
 def judge_sqrt_kl(evidence: Evidence) -> Judgement:
     fits = [f for f in evidence.fits_of("sqrt-kl-linear", y="score_train") if " seed " not in f["group"]]
-    if len(evidence.exponents) < 2 or not fits:
-        return missing("at least two finished policies with four evaluations each")
-    exponent = mean(list(evidence.exponents.values()))
+    runs = list(evidence.exponents.found.values())
+    if len(runs) < 2 or not fits:
+        return missing("at least two finished policies with three evaluations clear of the start each")
+    exponent = mean(runs)
+    lacking = sorted(set(evidence.policy_sizes) - {f["group"] for f in fits})
+    numbers = {
+        "exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": exponent.n, "r2": {f["group"]: f["r2"] for f in fits},
+        "slopes": [_slope(f, "c") for f in fits], "runs_without_exponent": evidence.exponents.failed,
+        "sizes_without_fit": lacking,
+    }  # fmt: skip
     low, high = exponent.interval()
-    r2 = {f["group"]: f["r2"] for f in fits}
-    numbers = {"exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": exponent.n, "r2": r2}
-    if low is None or high is None:
+    if low is None or high is None or lacking or evidence.exponents.failed:
         return "inconclusive", numbers
     if not low <= 1 <= high:
         return "contradicted", numbers
-    straight = all(value is not None and value >= MIN_R2 for value in r2.values())
+    straight = all((f["r2"] or 0.0) >= MIN_R2 and (f["params"]["c"]["low"] or 0.0) > 0 for f in fits)
     return ("supported" if straight and (high - low) / 2 <= MAX_HALF_WIDTH else "inconclusive"), numbers
 
 
@@ -107,14 +125,14 @@ def judge_parting(evidence: Evidence) -> Judgement:
 def judge_gold(evidence: Evidence) -> Judgement:
     rows = [r for r in evidence.overoptimisation if r["gold_verdict"] is not None]
     if not rows:
-        return missing("a gold score")
-    numbers = {
-        "sizes": [{k: r[k] for k in ("model", "gold_verdict", "gold_fall", "gold_rise", "peak_sqrt_kl")} for r in rows]
-    }
+        return missing("a gold score at four evaluations or more")
+    lacking = sorted(set(evidence.policy_sizes) - {r["model"] for r in rows})
+    keys = ("model", "gold_verdict", "gold_rise", "gold_fall", "train_after_peak", "peak_sqrt_kl")
+    numbers = {"sizes": [{k: r[k] for k in keys} for r in rows], "sizes_not_judged": lacking}
     found = {r["gold_verdict"] for r in rows}
-    if found == {"falls"}:
-        return "supported", numbers
-    return ("contradicted" if found == {"none"} else "inconclusive"), numbers
+    if len(rows) < 2 or lacking or len(found) > 1:
+        return "inconclusive", numbers
+    return {"falls": "supported", "none": "contradicted"}.get(found.pop(), "inconclusive"), numbers
 
 
 def _ends(evidence: Evidence) -> list[dict[str, Any]]:
@@ -124,13 +142,14 @@ def _ends(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _tax_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: row[k] for k in ("model", "n_params", "value", "se", "low", "high", "n_tasks", "n_seeds", "k_shot")}
+    keys = ("model", "n_params", "value", "se", "low", "high", "tasks", "n_tasks", "n_seeds", "k_shot", "note")
+    return {key: row[key] for key in keys}
 
 
 def judge_small_tax(evidence: Evidence) -> Judgement:
     rows = _ends(evidence)
     if not rows:
-        return missing("a size with an informative benchmark before and after RLHF")
+        return missing("a size with a benchmark well above chance before RLHF")
     row = min(rows, key=lambda r: r["n_params"])
     return by_sign(row["low"], row["high"]), {"smallest": _tax_numbers(row)}
 
@@ -138,7 +157,7 @@ def judge_small_tax(evidence: Evidence) -> Judgement:
 def judge_large_tax(evidence: Evidence) -> Judgement:
     rows = _ends(evidence)
     if len({r["n_params"] for r in rows}) < 2:
-        return missing("two sizes with informative benchmarks")
+        return missing("two sizes with benchmarks well above chance before RLHF")
     row = max(rows, key=lambda r: r["n_params"])
     numbers = {"largest": _tax_numbers(row), "margin": SMALL}
     if row["high"] is not None and row["high"] < SMALL:
@@ -150,9 +169,9 @@ def judge_crossover(evidence: Evidence) -> Judgement:
     rows = [r for r in evidence.crossover if r["task"] == "pooled" and r["at"] == "end" and r["before"] == "base"]
     rows = [r for r in rows if r["slope"] is not None]
     if not rows:
-        return missing("an informative benchmark common to at least three sizes")
+        return missing("a benchmark well above chance before RLHF at three sizes or more")
     row = min(rows, key=lambda r: r["k_shot"])
-    keys = ("kind", "n_params", "low", "high", "direction", "slope", "tested", "in_range", "k_shot", "tasks")
+    keys = ("kind", "n_params", "low", "high", "direction", "slope", "tested", "in_range", "k_shot", "tasks", "note")
     numbers = {k: row[k] for k in keys}
     falling = by_sign(row["slope"]["low"], row["slope"]["high"])
     if falling == "supported":  # the slope is positive: the tax grows
@@ -163,21 +182,23 @@ def judge_crossover(evidence: Evidence) -> Judgement:
 
 CLAIMS: tuple[Claim, ...] = (
     Claim("C-data", "PM accuracy rises with the number of comparisons at every size (section 3.2).",
-          "supported: accuracy's slope in ln(comparisons) is above 0 at every size (95 %); contradicted: below at one.",
-          judge_data),
+          "supported: accuracy's slope in ln(comparisons) is above 0 at every size (95 %); contradicted: below at one; "
+          "inconclusive unless every size with PMs has such an interval.", judge_data),
     Claim("C-size", "PM accuracy rises with the size of the model (section 3.2).",
-          "the sign of the slope in ln(parameters), fitted jointly with ln(comparisons) (95 %).", judge_size),
+          "the sign of the slope in ln(parameters), fitted jointly with ln(comparisons); clusters are base models, t "
+          "on their number less two (95 %).", judge_size),
     Claim("C-sqrtkl", "The score grows linearly in the square root of KL (section 4.3).",
           f"contradicted: the mean exponent of sqrt(KL) over runs excludes 1 (95 %); supported: it contains 1 within "
-          f"{MAX_HALF_WIDTH} either way and every size's linear fit has R2 of at least {MIN_R2}.", judge_sqrt_kl),
+          f"{MAX_HALF_WIDTH} either way and every size's linear fit has a slope above 0 (95 %) and an R2 of at least "
+          f"{MIN_R2}; inconclusive where a run's exponent or a size's line cannot be fitted.", judge_sqrt_kl),
     Claim("C-overopt", "The train PM's score parts from the test PM's as training goes on (section 4.2).",
           "the sign of (train rise - test rise) at the end, in each PM's standard deviations, all runs (95 %).",
           judge_parting),
     Claim("C-gold", "Trained far enough, the true (gold) score falls while the PM's still rises, at every size.",
-          "supported: the gold score falls from its peak at every size (95 %); contradicted: at every size any fall is "
-          "below a tenth of the rise.", judge_gold),
+          "supported: falls at every size, two or more; contradicted: none at every size, two or more. " + GOLD_RULE,
+          judge_gold),
     Claim("C-tax-small", "The smallest models pay an alignment tax (section 4.6.1).",
-          "the sign of the smallest informative size's tax, mean over its tasks (95 %).", judge_small_tax),
+          "the sign of the smallest size's mean tax over the tasks well above chance before (95 %).", judge_small_tax),
     Claim("C-tax-large", "The largest models pay none (section 4.6.1).",
           "supported: the largest size's tax is below one normalised point (95 %); contradicted: it is above 0.",
           judge_large_tax),

@@ -50,6 +50,10 @@ class Estimate:
         statistic = abs(self.value - null) / self.se
         return float(2 * (special.ndtr(-statistic) if self.df is None else special.stdtr(self.df, -statistic)))
 
+    def detectable(self, power: float = 0.80) -> float | None:
+        """The smallest true value that a two-sided 5 % test finds with that power, before any adjustment of p."""
+        return None if self.se is None else self.se * (t_quantile(0.975, self.df) + t_quantile(power, self.df))
+
     def scaled(self, factor: float) -> Estimate:
         """The estimate of ``factor`` times the quantity."""
         return Estimate(self.value * factor, None if self.se is None else self.se * abs(factor), self.n, self.df)

@@ -6,6 +6,7 @@ Nothing is dropped silently: whatever a study planned and the analysis cannot us
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,8 @@ ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
 )  # fmt: skip
+SHARED_BASE = "shared base: variation between bases is not included"
+ABSOLUTE_PATH = re.compile(r"(?<![\w./])/(?:[^\s:'\",;()/]+/)*([^\s:'\",;()/]+)")
 
 
 class AnalysisError(ValueError):
@@ -96,11 +99,32 @@ class Study:
 
     def exclude(self, what: str, reason: str, record: Record | None = None) -> None:
         """Say that something was left out; ``what`` is a stage id, a task or a part of one."""
-        row = {"what": what, "reason": reason, "kind": None, "model": None, "seed": None}
+        row = {"what": what, "reason": self.portable(reason), "kind": None, "model": None, "seed": None}
         if record is not None:
             size = record.config.get("size", {}).get("name")
             row |= {"kind": record.kind, "model": size, "seed": record.config.get("seed")}
         self.excluded.append(row)
+
+    def portable(self, text: str) -> str:
+        """``text`` with paths in RUNS relative to it, and of any other absolute path only the last part."""
+        for root in (self.root.resolve(), self.root):
+            text = text.replace(f"{root}/", "")
+        return ABSOLUTE_PATH.sub(r"\1", text)
+
+    def planned_sizes(self, kind: str) -> tuple[str, ...]:
+        """The names of the sizes for which the study plans stages of that kind, finished or not."""
+        configs = [stage.get("config", {}) for stage in self.described["stages"] if stage["kind"] == kind]
+        return tuple(dict.fromkeys(str(c["size"]["name"]) for c in configs if c.get("size")))
+
+    def shares_base(self, records: Sequence[Record]) -> bool:
+        """Whether several chains (base and seed) among ``records`` descend from one base stage."""
+        bases = {(base.stage_id if (base := self.base(r)) else self.model(r).name): None for r in records}
+        return len(bases) < len({self.chain(record) for record in records})
+
+    def chain(self, record: Record) -> str:
+        """What replicates: the base model and the seed that a run descends from."""
+        base = self.base(record)
+        return f"{base.stage_id if base else self.model(record).name}/{self.seed(record)}"
 
 
 def load_study(root: Path) -> Study:
@@ -175,7 +199,12 @@ def models(study: Study) -> list[Model]:
 def model_rows(study: Study) -> list[dict[str, Any]]:
     """The ``models`` of results: name, parameters, and what its base stage notes about it (None: nothing)."""
     notes = {r.config["size"]["name"]: r.summary.get("note") for r in study.of_kind("base")}
-    return [{**vars(model), "note": notes.get(model.name)} for model in models(study)]
+    return [{**vars(model), "note": notes.get(model.name) or None} for model in models(study)]
+
+
+def join_notes(*notes: str | None) -> str | None:
+    """Notes one after the other; None where there is none."""
+    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
 def stage_rows(study: Study) -> list[dict[str, Any]]:

@@ -49,6 +49,12 @@ class Curve:
         """(S,) sqrt(max(mean k1, 0)): negative estimates stay negative in the table and become 0 here."""
         return np.asarray(np.sqrt(np.maximum(self.values["kl_k1"].mean(axis=1), 0.0)))
 
+    def resolved(self) -> NDArray[np.bool_]:
+        """(S,) evaluations after the start whose KL is at least two standard errors: the others are not fitted."""
+        known = [self.kl(step) for step in range(len(self.steps))]
+        clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
+        return np.array([False, *clear[1:]])
+
     def relative(self, column: str) -> Floats | None:
         """(S, P) score minus the same prompt's score at the first step, or None where it was not measured."""
         scores = self.values.get(column)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +13,24 @@ from numpy.typing import NDArray
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
 from analysis.frontier import SCORES, Curve
+from analysis.spread import pool_spread
 
 Floats = NDArray[np.float64]
 PROMPT_DRAWS = 400
+FEW_RUNS = 3  # below this a size's own spread between runs says too little
+MIN_POINTS = 3  # of one run, for its exponent
 
 
 def frontier_fits(curves: list[Curve]) -> list[FitResult]:
     """score = c sqrt(KL) for every policy and, pooled over its runs, every size; for each size also the exponent
-    (``sqrt-kl-power``) and, where there is a gold score, the best-of-n form. Collapsed policies are left out."""
+    (``sqrt-kl-power``) and, where there is a gold score, the best-of-n form.
+
+    Collapsed policies are left out, and so are evaluations whose KL is below two standard errors; the start itself
+    is exact and stays as the origin that every law goes through. Slopes of sizes with two runs borrow their spread.
+    """
     fits, sizes = [], defaultdict(list)
     for curve in curves:
-        if curve.finished and len(curve.steps) > 1:
+        if curve.finished and curve.resolved().any():
             sizes[curve.model].append(curve)
     for model in sorted(sizes, key=lambda m: (m.n_params, m.name)):
         runs = sizes[model]
@@ -32,14 +41,31 @@ def frontier_fits(curves: list[Curve]) -> list[FitResult]:
             laws = ["sqrt-kl-linear", "sqrt-kl-power"] + (["bon"] if name == "score_gold" else [])
             fits += [pooled_runs(law, measured, name, model.name) for law in laws]
             fits += [one_run("sqrt-kl-linear", c, name, f"{model.name} seed {c.seed}") for c in measured]
-    return fits
+    return shared_spread(fits)
+
+
+def shared_spread(fits: Sequence[FitResult]) -> list[FitResult]:
+    """The fits with the slopes' spread between runs averaged over sizes, where some size has fewer than three runs."""
+    found = {id(f): f for f in fits}
+    for y in SCORES:
+        alike = [f for f in fits if f.law == "sqrt-kl-linear" and f.y == y and f.ci_method == "per-run-t"]
+        if min((f.n_clusters or 0 for f in alike), default=FEW_RUNS) < FEW_RUNS:
+            found |= {id(old): new for old, new in zip(alike, pool_spread(alike), strict=True)}
+    return list(found.values())
 
 
 def points_of(curve: Curve, name: str) -> tuple[Floats, Floats]:
-    """(S - 1,) sqrt(KL) and mean score above the first step's, without the first step, which is the origin."""
-    relative = curve.relative(SCORES[name])
+    """sqrt(KL) and mean score above the first step's at the resolved evaluations; the first step is the origin."""
+    relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
-    return curve.sqrt_kl()[1:], np.asarray(relative[1:].mean(axis=1))
+    return curve.sqrt_kl()[kept], np.asarray(relative[kept].mean(axis=1))
+
+
+def censored(runs: Sequence[Curve]) -> tuple[Note, ...]:
+    """A note that counts the evaluations left out because their KL cannot be told from zero."""
+    left, all_ = sum(int((~c.resolved()[1:]).sum()) for c in runs), sum(len(c.steps) - 1 for c in runs)
+    text = f"{left} of {all_} evaluations have a KL below two standard errors and are not fitted"
+    return (Note("censored", text),) if left else ()
 
 
 def pooled_runs(law: str, runs: list[Curve], name: str, group: str) -> FitResult:
@@ -49,7 +75,8 @@ def pooled_runs(law: str, runs: list[Curve], name: str, group: str) -> FitResult
     parts = [points_of(curve, name) for curve in runs]
     run = np.repeat([curve.record.stage_id for curve in runs], [len(x) for x, _ in parts])
     x, y = (np.concatenate(side) for side in zip(*parts, strict=True))
-    return fit(law, x, y, cluster=run, group=group, x_names=("sqrt_kl",), y_name=name)
+    result = fit(law, x, y, cluster=run, group=group, x_names=("sqrt_kl",), y_name=name)
+    return replace(result, notes=(*result.notes, *censored(runs)))
 
 
 def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:
@@ -58,13 +85,14 @@ def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:
     x, y = points_of(curve, name)
     run = np.zeros(len(x))
     result = fit(law, x, y, cluster=run, group=group, x_names=("sqrt_kl",), y_name=name)
+    result = replace(result, notes=(*result.notes, *censored([curve])))
     if law != "sqrt-kl-linear" or result.status == "not_identified" or len(set(curve.cluster)) < 2:
         return result
     drawn = _redraw_slope(curve, name)
     low, high = (float(v) for v in np.quantile(drawn, (0.025, 0.975)))
     params = {"c": Param(result.params["c"].value, float(drawn.std(ddof=1)), low, high)}
     note = Note("one_cluster", "the interval is over prompts, conditional on this run")
-    return replace(result, params=params, ci_method="prompt-bootstrap", notes=(note,))
+    return replace(result, params=params, ci_method="prompt-bootstrap", notes=(note, *censored([curve])))
 
 
 def _redraw_slope(curve: Curve, name: str) -> Floats:
@@ -73,21 +101,34 @@ def _redraw_slope(curve: Curve, name: str) -> Floats:
     groups = int(cluster.max()) + 1
     counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster]
     share = counts / counts.sum(axis=1, keepdims=True)
-    relative = curve.relative(SCORES[name])
+    relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
-    d = np.sqrt(np.maximum(share @ curve.values["kl_k1"].T, 0.0))
-    r = share @ relative.T
+    d = np.sqrt(np.maximum(share @ curve.values["kl_k1"][kept].T, 0.0))
+    r = share @ relative[kept].T
     return np.asarray((d * r).sum(axis=1) / np.maximum((d**2).sum(axis=1), 1e-300))
 
 
-def run_exponents(curves: list[Curve], name: str = "score_train") -> dict[str, float]:
-    """k of score = A sqrt(KL)^k for every finished run, by stage id; runs that cannot be fitted are absent."""
-    found = {}
+class Exponents(NamedTuple):
+    """k of score = A sqrt(KL)^k by run, and why other finished runs have none."""
+
+    found: dict[str, float]
+    failed: dict[str, str]
+
+
+def run_exponents(curves: list[Curve], name: str = "score_train") -> Exponents:
+    """The exponent of every finished run, by stage id."""
+    exponents = Exponents({}, {})
     for curve in curves:
-        if not curve.finished or len(curve.steps) < 4 or SCORES[name] not in curve.values:
+        if not curve.finished or SCORES[name] not in curve.values:
+            continue
+        run, n = curve.record.stage_id, int(curve.resolved().sum())
+        if n < MIN_POINTS:
+            exponents.failed[run] = f"{n} evaluations with a KL above two standard errors, {MIN_POINTS} are needed"
             continue
         result = fit("sqrt-kl-power", *points_of(curve, name), ci="wald")
         k = result.params["k"].value
         if result.status == "ok" and k is not None:
-            found[curve.record.stage_id] = k
-    return found
+            exponents.found[run] = k
+        else:
+            exponents.failed[run] = result.status.replace("_", " ")
+    return exponents

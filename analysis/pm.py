@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.estimates import Cell, Estimate, clustered_variance, codes, crossed_means, mean, paired_difference
-from analysis.frames import PM_COLUMNS, Study, costs, stage_table
+from analysis.frames import PM_COLUMNS, SHARED_BASE, Study, costs, join_notes, stage_table
 from hh_scaling.records import Record
 
 Floats = NDArray[np.float64]
@@ -180,7 +180,8 @@ def calibration_slope(difference: Floats, cluster: Any) -> Estimate | None:
 def pm_trend(study: Study, scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
     """Accuracy at each size and number of comparisons, pooled over seeds and halves.
 
-    The same held-out comparisons meet every run, so conversations and chains (base models) are crossed.
+    The same held-out comparisons meet every run, so conversations and chains (base and seed) are crossed; ``n`` is
+    the number of distinct comparisons.
     """
     cells: dict[tuple[int, str, int], list[str]] = {}
     whole = largest_half(study)
@@ -193,24 +194,22 @@ def pm_trend(study: Study, scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
         found = crossed_means([_correct(study, scores, ids) for _, ids in chosen])
         for ((n_params, model, _), ids), (accuracy, note) in zip(chosen, found, strict=True):
             labels = {"model": model, "n_params": n_params, "n_comparisons": n_comparisons}
-            chains = {chain_of(study, study.records[stage_id]) for stage_id in ids}
-            counts = {"n_runs": len(ids), "n_chains": len(chains), "note": note}
-            rows.append(labels | {"accuracy": accuracy.to_dict()} | counts)
+            records = [study.records[stage_id] for stage_id in ids]
+            distinct = {"n": max(len(scores[stage_id].correct) for stage_id in ids)}  # the same for every run
+            shared = SHARED_BASE if study.shares_base(records) else None
+            counts = {"n_runs": len(ids), "n_chains": len(set(map(study.chain, records)))}
+            rows.append(
+                labels | {"accuracy": accuracy.to_dict() | distinct} | counts | {"note": join_notes(note, shared)}
+            )
     return sorted(rows, key=lambda row: (row["n_params"], row["model"], row["n_comparisons"]))
 
 
 def _correct(study: Study, scores: dict[str, HeldOut], stage_ids: list[str]) -> Cell:
     """Whether each held-out comparison was judged right, by every run of one size and number of comparisons."""
     parts = [scores[s] for s in stage_ids]
-    chains = np.array([chain_of(study, study.records[s]) for s in stage_ids], dtype=object)
+    chains = np.array([study.chain(study.records[s]) for s in stage_ids], dtype=object)
     return Cell(
         np.concatenate([part.correct for part in parts]),
         np.concatenate([part.conversation for part in parts]),
         np.repeat(chains, [len(part.correct) for part in parts]),
     )
-
-
-def chain_of(study: Study, record: Record) -> str:
-    """What replicates: the base model and the seed that a run descends from."""
-    base = study.base(record)
-    return f"{base.stage_id if base else study.model(record).name}/{study.seed(record)}"

@@ -2,99 +2,93 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.estimates import cochran_df, codes, t_quantile
+from analysis.estimates import cochran_df, codes
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
-from analysis.frames import Study
-from analysis.pm import HeldOut, chain_of
+from analysis.frames import SHARED_BASE, Study
+from analysis.pm import HeldOut
+from analysis.spread import covariance_of, pool_spread, with_covariance
 
 Floats = NDArray[np.float64]
 PM_X = ("n_params", "n_comparisons")
 
 
+@dataclass(frozen=True)
+class PointSet:
+    """PMs that one law is fitted to; ``cluster`` is the column of what was drawn together."""
+
+    group: str
+    points: pd.DataFrame
+    x: tuple[str, ...]
+    cluster: str
+
+    @property
+    def columns(self) -> Floats:
+        return self.points[list(self.x)].to_numpy(float)
+
+
 def pm_fits(study: Study, scores: dict[str, HeldOut], rows: list[dict[str, Any]]) -> list[FitResult]:
     """Accuracy as a log-linear law of size and data together, of data at each size, and of size at the most data.
 
-    Points are runs, clustered by chain (base model and seed); the variance of the shared held-out comparisons is added.
+    Points are PMs. A slope with data varies within a chain (base model and seed), which is its cluster; a slope with
+    size varies only between base models, so its clusters are base stages with t on their number less two. The
+    variance of the shared held-out comparisons is added.
     """
     points = pd.DataFrame([row | {"y": row["accuracy"]["value"]} for row in rows if row["tranche"] == "all"])
     if points.empty:
         return []
-    points["chain"] = [chain_of(study, study.records[s]) for s in points.stage_id]
-    sets: list[tuple[str, pd.DataFrame, tuple[str, ...]]] = [("pm all", points, PM_X)]
+    records = [study.records[s] for s in points.stage_id]
+    points["chain"] = [study.chain(record) for record in records]
+    points["base"] = [chain.rsplit("/", 1)[0] for chain in points.chain]
+    sets = point_sets(points)
+    fits = pool_spread([_fit(one) for one in sets])
+    return [
+        with_item_variance(between_bases(result, one), one.columns, [scores[s] for s in one.points.stage_id])
+        for result, one in zip(fits, sets, strict=True)
+    ]
+
+
+def point_sets(points: pd.DataFrame) -> list[PointSet]:
+    """All PMs; those of each size; and those at the most comparisons that every size has."""
+    sets = [PointSet("pm all", points, PM_X, "base")]
     for _, part in points.groupby("n_params", sort=True):
-        sets.append((f"pm {part.model.iloc[0]}", part, ("n_comparisons",)))
+        sets.append(PointSet(f"pm {part.model.iloc[0]}", part, ("n_comparisons",), "chain"))
     everywhere = points.groupby("n_comparisons").n_params.nunique() == points.n_params.nunique()
     if everywhere.any():
         most = int(everywhere.index[everywhere].max())
-        sets.append((f"pm n={most}", points[points.n_comparisons == most], ("n_params",)))
-    fits = [
-        fit(
-            "log-linear",
-            part[list(x)].to_numpy(float),
-            part.y,
-            cluster=part.chain,
-            group=group,
-            x_names=x,
-            y_name="accuracy",
-        )
-        for group, part, x in sets
-    ]
-    fits = pool_spread(fits)
-    return [
-        with_item_variance(result, part[list(x)].to_numpy(float), [scores[s] for s in part.stage_id])
-        for result, (_, part, x) in zip(fits, sets, strict=True)
-    ]
+        sets.append(PointSet(f"pm n={most}", points[points.n_comparisons == most], ("n_params",), "base"))
+    return sets
 
 
-def pool_spread(fits: list[FitResult]) -> list[FitResult]:
-    """The fits with the covariance of those made run by run replaced by the average over sizes of the spread between
-    runs: a size's own two or three runs say little about it. Assumes that the spread does not depend on size."""
-    alike = [f for f in fits if f.ci_method == "per-run-t" and (f.n_clusters or 0) > 1]
-    df = sum((f.n_clusters or 0) - 1 for f in alike)
-    if len(alike) < 2:
-        return fits
-    counts = np.array([f.n_clusters or 0 for f in alike], dtype=float)
-    spread = np.tensordot(counts * (counts - 1), np.array([_covariance(f) for f in alike]), axes=1) / df
-    note = Note(
-        "pooled_spread", f"the spread between runs is averaged over {len(alike)} sizes ({df} degrees of freedom)"
+def _fit(one: PointSet) -> FitResult:
+    cluster = one.points[one.cluster]
+    return fit(
+        "log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name="accuracy"
     )
-    return [
-        with_covariance(
-            f, spread / (f.n_clusters or 1), np.full(len(f.params), float(df)), "per-run-t, pooled spread", note
-        )
-        if any(f is other for other in alike)
-        else f
-        for f in fits
-    ]
 
 
-def _covariance(result: FitResult) -> Floats:
-    return np.array([[math.nan if v is None else v for v in row] for row in result.covariance], dtype=float)
+def between_bases(result: FitResult, one: PointSet) -> FitResult:
+    """The fit with t on the number of bases less two where size varies, and no interval where that leaves none.
 
-
-def with_covariance(result: FitResult, covariance: Floats, df: Floats, method: str, note: Note) -> FitResult:
-    """The same estimates with symmetric t intervals from another covariance (p, p) and degrees of freedom (p,)."""
-    params = {}
-    for i, (name, p) in enumerate(result.params.items()):
-        se = math.sqrt(covariance[i, i])
-        half = se * t_quantile(0.975, float(df[i]))
-        value = p.value
-        params[name] = Param(
-            value, se, None if value is None else value - half, None if value is None else value + half
-        )
-    plain = tuple(tuple(float(v) for v in row) for row in covariance)
-    return replace(
-        result, params=params, ci_method=method, covariance=plain, df=float(df.min()), notes=(*result.notes, note)
-    )
+    Where it does not, chains that share a base say nothing about how bases differ, and a note says so.
+    """
+    if one.cluster == "chain":
+        shared = one.points.base.nunique() < one.points.chain.nunique()
+        return replace(result, notes=(*result.notes, Note("shared_base", SHARED_BASE))) if shared else result
+    n_bases = one.points.base.nunique()
+    if n_bases > 2:
+        note = Note("clusters", f"clusters are {n_bases} base models, t on {n_bases - 2} degrees of freedom")
+        return replace(result, df=float(n_bases - 2), notes=(*result.notes, note))
+    note = Note("too_few_bases", f"{n_bases} base models leave no degrees of freedom between sizes: no interval")
+    params = {name: Param(p.value, None, None, None) for name, p in result.params.items()}
+    return replace(result, params=params, ci_method="none", covariance=(), df=None, notes=(*result.notes, note))
 
 
 def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut]) -> FitResult:
@@ -108,10 +102,11 @@ def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut]) -> F
     if result.n_clusters == 1:
         df = np.full(len(items), float(n_conversations - 1))
         note = Note("items_only", f"the interval is over {n_conversations} held-out conversations, given this chain")
-        return with_covariance(replace(result, notes=()), items, df, "items only, one chain", note)
+        kept = tuple(other for other in result.notes if other.code != "one_cluster")
+        return with_covariance(replace(result, notes=kept), items, df, "items only, one chain", note)
     if result.df is None:
         return result
-    runs = _covariance(result)
+    runs = covariance_of(result)
     pairs = zip(np.diag(runs), np.diag(items), strict=True)
     df = np.array([cochran_df((float(a), float(b)), (result.df, n_conversations - 1)) for a, b in pairs])
     note = Note("shared_items", f"the variance of {n_conversations} shared held-out conversations is added")

@@ -68,6 +68,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             over,
             run_exponents(curves),
             pooled_parting(study, curves, scores),
+            study.planned_sizes("pm"),
+            study.planned_sizes("ppo"),
         )
     )
     return {

@@ -7,8 +7,9 @@ scores that have no chance level (bits per byte).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from analysis.items import TASK_KEYS, Floats, Objects, Pair, Stack, normaliser, 
 
 MARGIN = 1.0  # chance-normalised percentage points
 BITS_MARGIN = 0.01  # bits per byte
-MDE_FACTOR = 2.80  # z(.975) + z(.80): detected with 80 % power at the 5 % level
+INFORMATIVE_SE = 2.0  # standard errors above chance before: a model at chance cannot pay
+MEANS_SE = 4.0  # the same for means, trends and claims: a score that barely passed 2 was likely lucky and falls back
 
 
 def task_rows(
@@ -40,7 +42,8 @@ def task_rows(
     """The tax on one task at several sizes, one row each, without adjusted p and verdict (``judge`` adds them).
 
     ``value``, ``se``, ``low``, ``high`` are in the metric's own unit; ``normalised`` is chance-normalised (None
-    where unbounded); ``mde``, ``margin`` and the 90 % interval are on the scale the verdict is taken on.
+    where unbounded); ``mde`` (80 % power, before Holm's adjustment), ``margin`` and the 90 % interval are on the scale
+    the verdict is taken on.
     """
     stacks = [stack(pairs) for pairs in sizes]
     metric, bounded = stacks[0].key[3], all(one.bounded for one in stacks)
@@ -60,37 +63,49 @@ def _cell(of: Stack, values: Floats) -> Cell:
 def _task_row(
     of: Stack, bounded: bool, margin: float | None, raw_and_note: tuple[Estimate, str | None], decided: Estimate
 ) -> dict[str, Any]:
-    (raw, note), n_clusters = raw_and_note, len(set(of.cluster))
-    if (of.loss == raw.value).all():
-        note = "every paired difference is equal: the interval is the rule of three over items"
-        raw, decided = _rule_of_three(raw, n_clusters), _rule_of_three(decided, n_clusters)
-    columns = (of.before, of.after, of.before - np.nan_to_num(of.chance))
-    before, after, excess = (crossed_estimate(influence_of(_cell(of, column)))[0] for column in columns)
-    low90, high90 = decided.interval(0.90)
+    raw, note = raw_and_note
     runs = pd.Series(of.run).value_counts()
+    n_items = int(runs.max())
+    if unchanged(of):
+        note = "every paired difference is equal: the interval is the rule of three over items"
+        raw, decided = floored(raw, rule_of_three(of, False)), floored(decided, rule_of_three(of, bounded))
+    decided = replace(decided, n=n_items)
+    columns = (of.before, of.after, of.before - np.nan_to_num(of.chance))
+    scores = (crossed_estimate(influence_of(_cell(of, column)))[0] for column in columns)
+    before, after, excess = (replace(score, n=n_items) for score in scores)
+    low90, high90 = decided.interval(0.90)
     return {
         **dict(zip(TASK_KEYS, of.key, strict=True)),
         **{k: v for k, v in raw.to_dict().items() if k != "n"},
         "unit": "fraction" if bounded else of.key[3], "normalised": decided.to_dict() if bounded else None,
         "before_score": before.to_dict(), "after_score": after.to_dict(),
         "chance": None if np.isnan(of.chance).all() else float(np.nanmean(of.chance)),
-        "n_items": int(runs.max()), "n_clusters": n_clusters, "n_seeds": len(runs),
+        "n_items": n_items, "n_clusters": len(set(of.cluster)), "n_seeds": len(runs),
         "p": decided.p_value(), "p_adjusted": None, "low90": low90, "high90": high90,
-        "mde": None if decided.se is None else MDE_FACTOR * decided.se, "margin": margin,
-        "informative": above_chance(excess, bounded), "verdict": None, "note": note,
+        "mde": decided.detectable(), "margin": margin, "informative": not bounded or above_chance(excess),
+        "enters_means": bounded and above_chance(excess, MEANS_SE), "verdict": None, "note": note,
     }  # fmt: skip
 
 
-def _rule_of_three(estimate: Estimate, n_clusters: int) -> Estimate:
-    """An se such that the 95 % interval is +- 3 / n: n equal differences bound the rate of others by that."""
-    return Estimate(estimate.value, 3 / n_clusters / t_quantile(0.975, estimate.df), estimate.n, estimate.df)
+def unchanged(of: Stack) -> bool:
+    """Whether all paired differences are equal, so that their spread says nothing about the next one."""
+    return bool((of.loss == of.loss[0]).all())
 
 
-def above_chance(excess: Estimate, bounded: bool) -> bool:
-    """Whether the score before exceeds chance by two standard errors: a model at chance cannot pay."""
-    if not bounded:
-        return True
-    return excess.se is not None and excess.value > 2 * excess.se
+def rule_of_three(of: Stack, normalised: bool) -> float:
+    """Half the 95 % interval of a mean of n equal differences: they bound the rate of others by 3 / n."""
+    scale = np.average(normaliser(of.chance, True), weights=of.weight) if normalised else 1.0
+    return float(3 / len(set(of.cluster)) * scale)
+
+
+def floored(estimate: Estimate, half: float) -> Estimate:
+    """The estimate with an interval at least ``half`` to either side."""
+    return replace(estimate, se=max(estimate.se or 0.0, half / t_quantile(0.975, estimate.df)))
+
+
+def above_chance(excess: Estimate, errors: float = INFORMATIVE_SE) -> bool:
+    """Whether the score before exceeds chance by that many standard errors: a model at chance cannot pay."""
+    return excess.se is not None and excess.value > errors * excess.se
 
 
 def judge(rows: list[dict[str, Any]]) -> None:
@@ -130,14 +145,21 @@ def pooled_taxes(sizes: Sequence[Mapping[str, Sequence[Pair]]]) -> list[Pooled]:
     """At every size the mean of its tasks' normalised taxes, equal weights (the estimand: this suite of tasks).
 
     Items are crossed with runs, and a run's tasks move together because they share its training. Every size must
-    have at least one task.
+    have at least one task; one on which nothing changed adds the variance of the rule of three.
     """
     suites = [_suite(by_task) for by_task in sizes]
     found = crossed_estimates([influence for influence, _ in suites])
     return [
-        Pooled(estimate, tuple(sorted(by_task)), note, influence.n_runs, _cluster_sums(influence, cluster))
+        Pooled(_raised(estimate, by_task), tuple(sorted(by_task)), note, influence.n_runs, _sums(influence, cluster))
         for by_task, (influence, cluster), (estimate, note) in zip(sizes, suites, found, strict=True)
     ]
+
+
+def _raised(estimate: Estimate, by_task: Mapping[str, Sequence[Pair]]) -> Estimate:
+    """The mean over tasks with the rule of three's variance of every task on which all differences are equal."""
+    stacks = [stack(pairs) for pairs in by_task.values()]
+    halves = [rule_of_three(one, True) / len(stacks) / t_quantile(0.975, None) for one in stacks if unchanged(one)]
+    return replace(estimate, se=math.hypot(estimate.se or 0.0, *halves)) if halves else estimate
 
 
 def _suite(by_task: Mapping[str, Sequence[Pair]]) -> tuple[Influence, Objects]:
@@ -155,7 +177,7 @@ def _suite(by_task: Mapping[str, Sequence[Pair]]) -> tuple[Influence, Objects]:
     return together, cluster
 
 
-def _cluster_sums(influence: Influence, cluster: Objects) -> dict[str, float]:
+def _sums(influence: Influence, cluster: Objects) -> dict[str, float]:
     sums = np.bincount(influence.item, weights=influence.rows)
     names = np.empty(len(sums), dtype=object)
     names[influence.item] = cluster

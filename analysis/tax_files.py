@@ -11,7 +11,7 @@ from analysis.frames import AnalysisError
 from analysis.items import TASK_KEYS, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
 from analysis.tax import judge, task_rows
-from analysis.tax_sizes import poolable, pooled_rows
+from analysis.tax_pooled import poolable, pooled_rows
 
 
 def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> dict[str, Any]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from analysis.estimates import codes, mean
-from analysis.frames import ITEM_COLUMNS, Model, Study, stage_table
+from analysis.frames import ITEM_COLUMNS, SHARED_BASE, Model, Study, join_notes, stage_table
 from analysis.items import TASK_KEYS, Pair, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
-from analysis.pm import chain_of
-from analysis.tax import Pooled, judge, pooled_taxes, task_rows
+from analysis.tax import judge, task_rows
+from analysis.tax_pooled import Tasks, poolable, pooled_rows
 from analysis.tax_trend import trend_over_sizes, trend_suites
 from hh_scaling.records import Record, config_hash
 
 Items = dict[TaskKey, TaskItems]
+K_SHOT = TASK_KEYS.index("k_shot")
 Key = tuple[str, str, str, str]  # recipe, model name, before, at
 
 
@@ -37,9 +38,20 @@ class Group:
 
     model: Model
     pairs: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))
-    at_sqrt_kl: list[float] = field(default_factory=list)
-    collapsed: int = 0
+    at_sqrt_kl: dict[str, float] = field(default_factory=dict)  # by run
+    collapsed: set[str] = field(default_factory=set)  # runs whose policy diverged
     bases: set[str] = field(default_factory=set)  # stage ids of the base models the runs descend from
+
+    @property
+    def shares_base(self) -> bool:
+        """Whether several runs descend from one base model."""
+        return len(self.bases) < len({pair.run for pairs in self.pairs.values() for pair in pairs})
+
+    def kept(self, at: str) -> dict[TaskKey, list[Pair]]:
+        """The pairs that enter means, trends and claims: at the end without those of collapsed policies."""
+        out = self.collapsed if at == "end" else set()
+        found = {key: [pair for pair in pairs if pair.run not in out] for key, pairs in self.pairs.items()}
+        return {key: pairs for key, pairs in found.items() if pairs}
 
 
 def benchmark_items(study: Study) -> dict[str, Items]:
@@ -102,6 +114,22 @@ def tax_tables(study: Study, items: dict[str, Items], margin: float, bits_margin
 
 def _add_series(tables: TaxTables, labels: dict[str, Any], groups: list[Group], margins: tuple[float, float]) -> None:
     """Rows, means over tasks, trends and crossovers of one recipe and checkpoint over its sizes."""
+    rows = _task_families(labels, groups, margins)
+    for family in rows:
+        judge(family)
+        tables.tax += family
+    kept = [group.kept(labels["at"]) for group in groups]
+    for k_shot in sorted({key[K_SHOT] for group in groups for key in group.pairs}):
+        shots = [[row for row in family if row["k_shot"] == k_shot] for family in rows]
+        usable = [poolable(pairs, family) for pairs, family in zip(kept, shots, strict=True)]
+        _add_means(tables, labels | {"k_shot": k_shot}, groups, usable)
+        _add_trends(tables, labels | {"k_shot": k_shot}, groups, usable)
+
+
+def _task_families(
+    labels: dict[str, Any], groups: list[Group], margins: tuple[float, float]
+) -> list[list[dict[str, Any]]]:
+    """The rows of every task by size, collapsed policies included and noted."""
     rows: list[list[dict[str, Any]]] = [[] for _ in groups]
     for key in sorted(set().union(*(group.pairs for group in groups))):
         holders = [i for i, group in enumerate(groups) if key in group.pairs]
@@ -110,30 +138,44 @@ def _add_series(tables: TaxTables, labels: dict[str, Any], groups: list[Group], 
             rows[i].append(labels | size_labels(groups[i]) | row)
     for group, family in zip(groups, rows, strict=True):
         if group.collapsed:
-            _add_note(family, f"{group.collapsed} collapsed policies included")
-        if len(group.bases) < max((row["n_seeds"] for row in family), default=1):
-            _add_note(family, "runs share a base model: the variance of pretraining is not included")
-        judge(family)
-        tables.tax += family
-    for k_shot in sorted({key[TASK_KEYS.index("k_shot")] for group in groups for key in group.pairs}):
-        shots = [[row for row in family if row["k_shot"] == k_shot] for family in rows]
-        usable = [poolable(group.pairs, family) for group, family in zip(groups, shots, strict=True)]
-        shared = labels | {"k_shot": k_shot}
-        tables.pooled += [
-            shared | size_labels(group) | row
-            for group, row in zip(groups, pooled_rows(usable), strict=True)
-            if any(key[TASK_KEYS.index("k_shot")] == k_shot for key in group.pairs)
-        ]
-        for task, members in trend_suites([(g.model, tasks) for g, tasks in zip(groups, usable, strict=True)]):
-            row, trend = trend_over_sizes(shared | {"task": task}, members)
-            tables.crossover.append(row)
-            tables.trends += [] if trend is None else [trend]
+            _add_note(family, f"{len(group.collapsed)} collapsed policies included")
+        if group.shares_base:
+            _add_note(family, SHARED_BASE)
+    return rows
 
 
-def size_labels(group: Group) -> dict[str, Any]:
-    """The columns that say which size a row is about, and at what sqrt(KL) on average."""
-    at = float(np.mean(group.at_sqrt_kl)) if group.at_sqrt_kl else None
-    model = group.model
+def _add_means(tables: TaxTables, labels: dict[str, Any], groups: list[Group], usable: list[Tasks]) -> None:
+    """The mean over tasks at every size that was benchmarked with this many shots."""
+    for group, row in zip(groups, pooled_rows(usable), strict=True):
+        if not any(key[K_SHOT] == labels["k_shot"] for key in group.pairs):
+            continue
+        left_out = group.collapsed if labels["at"] == "end" else set()
+        if left_out and not group.kept(labels["at"]):
+            row["note"] = "every policy collapsed"
+        elif left_out:
+            _add_note([row], f"{len(left_out)} collapsed policies left out")
+        if group.shares_base:
+            _add_note([row], SHARED_BASE)
+        tables.pooled.append(labels | size_labels(group, left_out) | row)
+
+
+def _add_trends(tables: TaxTables, labels: dict[str, Any], groups: list[Group], usable: list[Tasks]) -> None:
+    """Crossovers and trends over the sizes, of the mean and of every task."""
+    for task, members in trend_suites([(g.model, tasks) for g, tasks in zip(groups, usable, strict=True)]):
+        row, trend = trend_over_sizes(labels | {"task": task}, members)
+        shared = any(group.shares_base for group in groups)
+        if shared:
+            _add_note([row], SHARED_BASE)
+        tables.crossover.append(row)
+        if trend is not None:
+            trend["notes"] += [{"code": "shared_base", "message": SHARED_BASE}] if shared else []
+            tables.trends.append(trend)
+
+
+def size_labels(group: Group, left_out: Collection[str] = ()) -> dict[str, Any]:
+    """The columns that say which size a row is about, and at what sqrt(KL) on average over its runs."""
+    reached = [root for run, root in group.at_sqrt_kl.items() if run not in left_out]
+    at, model = float(np.mean(reached)) if reached else None, group.model
     return {"model": model.name, "n_params": model.n_params, "n_params_total": model.n_params_total, "at_sqrt_kl": at}
 
 
@@ -144,7 +186,7 @@ def _order(entry: tuple[Key, Group]) -> tuple[Any, ...]:
 
 def _add_note(rows: Iterable[dict[str, Any]], text: str) -> None:
     for row in rows:
-        row["note"] = f"{row['note']}; {text}" if row["note"] else text
+        row["note"] = join_notes(row["note"], text)
 
 
 # ---------------------------------------------------------------- pairing
@@ -188,12 +230,13 @@ def _pair(study: Study, group: Group, before: Items, after: Items, record: Recor
     # a policy may be benchmarked on fewer tasks than its base; only what it was asked must match
     asked = {key: before[key] for key in after if key in before}
     where = f"{record.stage_id} against its {policy.parents['policy']}"
-    pairs, refused = pair_items(asked, after, chain_of(study, policy), where)
+    pairs, refused = pair_items(asked, after, study.chain(policy), where)
     for reason in refused:
         study.exclude(record.stage_id, reason, record)
     if record.summary.get("at_sqrt_kl") is not None:
-        group.at_sqrt_kl.append(float(record.summary["at_sqrt_kl"]))
-    group.collapsed += policy.status == "diverged"
+        group.at_sqrt_kl[study.chain(policy)] = float(record.summary["at_sqrt_kl"])
+    if policy.status == "diverged":
+        group.collapsed.add(study.chain(policy))
     group.bases.add(base.stage_id if (base := study.base(policy)) else "")
     for key, pair in pairs.items():
         group.pairs[key].append(pair)
@@ -213,37 +256,10 @@ def recipes(study: Study) -> dict[str, str]:
     trainings: dict[tuple[str, str], set[str]] = defaultdict(set)
     policies = study.of_kind("ppo")
     for record in policies:
-        trainings[study.model(record).name, chain_of(study, record)].add(_training(record))
+        trainings[study.model(record).name, study.chain(record)].add(_training(record))
     several = any(len(found) > 1 for found in trainings.values())
     return {r.stage_id: f"{study.name}:{_training(r)}" if several else study.name for r in policies}
 
 
 def _training(record: Record) -> str:
     return config_hash(record.config.get("training", {}), length=6)
-
-
-# ---------------------------------------------------------------- over tasks and sizes
-
-
-def poolable(pairs: dict[TaskKey, list[Pair]], rows: list[dict[str, Any]]) -> dict[str, list[Pair]]:
-    """The informative tasks with a chance-normalised scale, by "task (format)"."""
-    usable = [row for row in rows if row["informative"] and row["normalised"] is not None]
-    return {f"{r['task']} ({r['format']})": pairs[r["task"], r["format"], r["k_shot"], r["metric"]] for r in usable}
-
-
-def pooled_rows(sizes: list[dict[str, list[Pair]]]) -> list[dict[str, Any]]:
-    """At every size the equal-weight mean over informative tasks of the normalised tax; nulls where there is none."""
-    found = iter(pooled_taxes([by_task for by_task in sizes if by_task]))
-    return [_pooled_row(next(found)) if by_task else NO_TASKS for by_task in sizes]
-
-
-NO_TASKS: dict[str, Any] = {
-    **dict.fromkeys(("value", "se", "low", "high", "p")), "n_tasks": 0, "tasks": [], "n_seeds": 0,
-    "note": "no informative task at this size",
-}  # fmt: skip
-
-
-def _pooled_row(pooled: Pooled) -> dict[str, Any]:
-    plain = {k: v for k, v in pooled.estimate.to_dict().items() if k != "n"}
-    counts = {"n_tasks": len(pooled.tasks), "tasks": list(pooled.tasks), "n_seeds": pooled.n_runs}
-    return plain | {"p": pooled.estimate.p_value()} | counts | {"note": pooled.note}

@@ -17,7 +17,7 @@ Sizes = list[tuple[Model, dict[str, list[Pair]]]]
 
 
 def trend_suites(sizes: Sizes) -> list[tuple[str, Sizes]]:
-    """What trends are fitted on: "pooled" over the tasks informative at every size, then each task by itself.
+    """What trends are fitted on: "pooled" over the tasks that enter means at every size, then each task by itself.
 
     The pooled suite is the same at all sizes, since a change of suite would look like a trend.
     """
@@ -39,7 +39,7 @@ def trend_over_sizes(labels: dict[str, Any], sizes: Sizes) -> tuple[dict[str, An
         "n_sizes": len(sizes), "tasks": tasks, "tested": _range(sizes), "in_range": None, "note": None,
     }  # fmt: skip
     if not tasks:
-        return row | {"note": "no task is informative at every size that has one"}, None
+        return row | {"note": "no task is well above chance at every size that has one"}, None
     if len({model.n_params for model, _ in sizes}) < 3:
         missing = 3 - len({model.n_params for model, _ in sizes})
         return row | {"note": f"a trend with an interval needs 3 sizes; {missing} more would do"}, None

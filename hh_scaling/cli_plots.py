@@ -74,7 +74,10 @@ def draw_comparison(out: Path, content: dict[str, Any]) -> None:
         own = [row for row in rows if row["study"] == study]
         places = [labels.index(comparison_label(row)) + 0.5 * (number + 0.5) / len(studies) - 0.25 for row in own]
         values = [row["normalised"]["value"] for row in own]
-        halves = [((row["normalised"]["high"] or value) - value) for row, value in zip(own, values, strict=True)]
+        halves = [
+            0.0 if row["normalised"]["high"] is None else row["normalised"]["high"] - value
+            for row, value in zip(own, values, strict=True)
+        ]
         axes.errorbar(values, places, xerr=halves, fmt="o", ms=4, lw=1, label=study)
     axes.axvline(0, color="0.5", lw=0.8)
     axes.set_yticks(range(len(labels)), labels, fontsize=7)

@@ -221,7 +221,8 @@ def tax(
         if as_json:
             print_json(content)
             return
-        print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost")
+        print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost, with 95 % intervals; "
+              "normalised is divided by 1 - chance; mde: 80 % power, before Holm's adjustment")  # fmt: skip
         print_rows([tax_cells(row) for row in content["tax"] + content["pooled"]])
         for note in content["notes"]:
             print(f"note: {note}")
@@ -229,16 +230,27 @@ def tax(
 
 def tax_cells(row: dict[str, Any]) -> dict[str, str]:
     """One row of the printed table; a mean over tasks has no task."""
-    name = f"{row['task']} ({row['format']})" if "task" in row else f"mean of {row['n_tasks']} tasks, normalised"
-    shown = {"task": name, "k": str(row["k_shot"]), "tax": number(row["value"], "+.4f")}
-    shown["95 %"] = f"[{number(row['low'], '+.4f')}, {number(row['high'], '+.4f')}]"
-    for key in ("unit", "n_items", "verdict"):
+    mean = "task" not in row
+    name = f"mean of {row['n_tasks']} tasks" if mean else f"{row['task']} ({row['format']})"
+    raw, normalised = (None, row) if mean else (row, row["normalised"])
+    shown = {"task": name, "k": str(row["k_shot"]), "raw tax": interval(raw), "unit": str(row.get("unit") or "")}
+    shown |= {"normalised tax": interval(normalised), "mde": ""}
+    for key in ("n_items", "verdict"):
         shown[key] = str(row.get(key) or "")
-    shown["mde"] = number(row.get("mde"), ".4f")
+    if row.get("mde") is not None:
+        shown["mde"] = f"{row['mde']:.4f} {'normalised' if normalised else 'raw'}"
     shown["note"] = "; ".join(
         filter(None, ["" if row.get("informative", True) else "at chance before", row.get("note")])
     )
     return shown
+
+
+def interval(estimate: dict[str, Any] | None) -> str:
+    """A tax with its 95 % interval; "-" where it does not exist on this scale."""
+    if estimate is None:
+        return "-"
+    low, high = (number(estimate[end], "+.4f") for end in ("low", "high"))
+    return f"{number(estimate['value'], '+.4f')} [{low}, {high}]"
 
 
 def number(value: float | None, form: str) -> str:

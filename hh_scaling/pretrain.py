@@ -88,7 +88,7 @@ def tuned_note(size: SizeSpec, tokenizer: Any) -> str | None:
 def fetch_model(config: BaseConfig, context: StageContext) -> None:
     """Convert a GGUF file to a folder, or note where the hub's or a local folder's weights are."""
     size, out = config.size, context.out
-    if size.gguf is not None:
+    if "size.gguf" in context.where:
         model, tokenizer = load_gguf(Path(context.where["size.gguf"]))
         save_model(model, with_pad_token(tokenizer), out.path / "model")
         return

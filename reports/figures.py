@@ -47,9 +47,10 @@ FIGURES: tuple[FigureSpec, ...] = (
         name="figure-07-pm-accuracy",
         section="pm",
         title="Preference-model accuracy against data and against size",
-        caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves with 95 % intervals, "
-        "small dots single preference models. Lines are log-linear fits inside the range of their data: left one a "
-        "size, right the joint fit in size and data. All are judged on the same held-out comparisons.",
+        caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves, with 95 % intervals "
+        "where there are any, small dots single preference models. Lines are log-linear fits inside the range "
+        "of their data: left one a size, right the joint fit in size and data. All are judged on the same "
+        "held-out comparisons.",
         why_empty="no preference model was trained and scored on held-out comparisons.",
         table=pm_figures.pm_accuracy_table,
         draw=pm_figures.draw_pm_accuracy,
@@ -69,10 +70,10 @@ FIGURES: tuple[FigureSpec, ...] = (
         name="figure-04-samples",
         section="frontier",
         title="Score on the train and the test preference model along RLHF",
-        caption="After figure 4 of Bai et al. (2022). Change from the start on the same held-out prompts, with 95 % "
-        "intervals; where the dashed line (a preference model that RLHF never saw) stays below the solid one, part of "
-        "the gain is particular to the train preference model. Every size is scored by preference models of its own "
-        "size, in their own units.",
+        caption="After figure 4 of Bai et al. (2022). Change from the start on the same held-out prompts, single runs "
+        "with 95 % intervals over prompts, means over runs without; where the dashed line (a preference model "
+        "that RLHF never saw) stays below the solid one, part of the gain is particular to the train "
+        "preference model. Every size is scored by preference models of its own size, in their own units.",
         why_empty="the study has no policy with evaluations.",
         table=frontier_figures.samples_table,
         draw=frontier_figures.draw_samples,
@@ -82,8 +83,10 @@ FIGURES: tuple[FigureSpec, ...] = (
         name="figure-13-sqrt-kl",
         section="frontier",
         title="Score against √KL from the reference",
-        caption="After figure 13 of Bai et al. (2022). Every point is a checkpoint; lines go through the origin and "
-        "are fitted to each size's runs. Points of one run lie on one trajectory and are not independent.",
+        caption="After figure 13 of Bai et al. (2022). Every point is a checkpoint with its 95 % interval over "
+        "prompts; lines go through the origin and are fitted to each size's runs, and are dashed where they "
+        "fit worse than a constant (R² below 0). Each size is scored by preference models of its own, so units "
+        "differ between sizes. Points of one run lie on one trajectory and are not independent.",
         why_empty="the study has no policy with evaluations.",
         table=frontier_figures.sqrt_kl_table,
         draw=frontier_figures.draw_sqrt_kl,
@@ -93,7 +96,9 @@ FIGURES: tuple[FigureSpec, ...] = (
         section="frontier",
         title="Gold score against √KL",
         caption="The exact score that preference models only approximate, as a change from the start; each line is a "
-        "run. A star marks a run's highest checkpoint where the run went on and ended lower.",
+        "run, with 95 % intervals over prompts. Stars, only at sizes whose gold score falls by the rule given "
+        "under 'How it was measured', mark each run's peak: the middle of three successive checkpoints with "
+        "the highest mean.",
         why_empty="the study has no gold score: nobody but a preference model judged the responses.",
         table=frontier_figures.gold_table,
         draw=frontier_figures.draw_gold,
@@ -104,7 +109,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         section="tax",
         title="Mean benchmark accuracy before and after RLHF",
         caption="After figure 3 of Bai et al. (2022): base models and policies at the end of RLHF, equal weight to "
-        "every accuracy task that all sizes took, mean over seeds, 95 % intervals over items.",
+        "every accuracy task that all sizes took, mean over seeds, 95 % intervals over items only.",
         why_empty="no accuracy benchmark was taken.",
         table=tax_figures.mean_table,
         draw=tax_figures.draw_mean,
@@ -114,8 +119,8 @@ FIGURES: tuple[FigureSpec, ...] = (
         name="figure-28-tasks",
         section="tax",
         title="Every benchmark before and after RLHF",
-        caption="After figure 28 of Bai et al. (2022). Mean over seeds, 95 % intervals over items; the dotted line is "
-        "chance.",
+        caption="After figure 28 of Bai et al. (2022). Mean over seeds, 95 % intervals over items only; the dotted "
+        "line is chance.",
         why_empty="no benchmark was taken.",
         table=tax_figures.tasks_table,
         draw=tax_figures.draw_tasks,
@@ -126,8 +131,9 @@ FIGURES: tuple[FigureSpec, ...] = (
         section="tax",
         title="The alignment tax by size",
         caption="Loss of quality from before to after RLHF on the same items, positive is a cost, with 95 % intervals; "
-        "the band is the margin within which a difference counts as none. Hollow: the model was not above chance "
-        "before RLHF and could not pay.",
+        "the band is the margin within which a difference counts as none. Hollow: the model was not above "
+        "chance before RLHF and could not pay. The mean is over tasks at least four standard errors above "
+        "chance before.",
         why_empty="no benchmark was taken both before and after RLHF.",
         table=tax_figures.tax_table,
         draw=tax_figures.draw_tax,

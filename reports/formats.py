@@ -26,6 +26,20 @@ def format_count(count: float | None) -> str:
     return f"{count:.0f}"
 
 
+def says_count(name: str, count: float) -> bool:
+    """Whether a model's name is its number of parameters to 5 %, as 100k is for 100,672."""
+    found = re.fullmatch(r"([\d.,]+)([kmbt]?)", name.strip().casefold())
+    if found is None or not re.fullmatch(r"\d[\d,]*(\.\d+)?", found[1]):
+        return False
+    scale = {"": 1.0, **{suffix.casefold(): scale for scale, suffix in _SCALES}}[found[2]]
+    return abs(float(found[1].replace(",", "")) * scale / count - 1) <= 0.05 if count else False
+
+
+def size_label(name: str, count: float) -> str:
+    """A size on an axis: the model's name where that says the count, else the count."""
+    return plain_label(name, 12) if says_count(name, count) else format_count(count)
+
+
 def format_number(value: float | None, decimals: int = 3, signed: bool = False) -> str:
     """A number with a true minus sign, thousands separated; "not measured" where it is missing."""
     if value is None or not math.isfinite(value):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports import style
-from reports.formats import format_count, format_number, join_words, plain_label, plural
+from reports.formats import format_count, format_number, join_words, plain_label, plural, says_count
 from reports.results import (
     estimate_cells,
     has_value,
@@ -30,6 +30,7 @@ from reports.results import (
 TRAIN, TEST, GOLD = "train PM", "test PM", "gold"
 SCORES = {TRAIN: "score_train", TEST: "score_test", GOLD: "score_gold"}
 SQRT_KL_LABEL = "√KL from the reference (√nats)"
+WORSE = "worse than a constant"  # status of a fitted line whose R² is below 0
 LARGEST, EACH = "largest size", "every size"  # the second is a mean over runs
 Row = Mapping[str, Any]
 
@@ -78,14 +79,18 @@ def sqrt_kl_table(results: Row) -> pd.DataFrame:
 
 
 def gold_table(results: Row) -> pd.DataFrame:
-    """Tidy rows of the gold score against √KL, one panel a size, with each run's peak."""
+    """Tidy rows of the gold score against √KL, one panel a size; with each run's peak where the size's gold falls.
+
+    The peak is the middle of the three successive evaluations with the highest mean, as in the rule of the analysis.
+    """
+    falls = {row["model"] for row in rows_of(results, "overoptimisation") if row.get("gold_verdict") == "falls"}
     points = _points(rows_of(results, "frontier"), GOLD, "sqrt_kl")
     rows = [{**cells, "panel": cells["model"]} for cells in points]
     for run in dict.fromkeys(cells["run"] for cells in rows):
-        curve = [cells for cells in rows if cells["run"] == run]
-        peak = max(curve, key=lambda cells: float(cells["y"]))
-        if peak is not curve[-1] and peak["x"] > 0:
-            rows.append({**peak, "layer": "peak"})
+        curve = [cells for cells in rows if cells["run"] == run and cells["status"] != "diverged"]
+        if len(curve) > 3 and curve[0]["model"] in falls:
+            means = [math.fsum(cells["y"] for cells in curve[i - 1 : i + 2]) for i in range(1, len(curve) - 1)]
+            rows.append({**curve[means.index(max(means)) + 1], "layer": "peak"})
     return tidy(rows)
 
 
@@ -112,7 +117,8 @@ def _points(frontier: Iterable[Row], score: str, x_name: str) -> list[dict[str, 
 
 
 def _lines_through_origin(results: Row, score: str, points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each size's fitted line from the origin to the farthest checkpoint of that size."""
+    """Each size's fitted line from the origin to the farthest checkpoint of that size, marked where it fits worse
+    than a constant."""
     rows: list[dict[str, Any]] = []
     for model in models_by_size(results):
         reached = [cells["x"] for cells in points if cells["model"] == model["name"]]
@@ -121,6 +127,7 @@ def _lines_through_origin(results: Row, score: str, points: Sequence[Row]) -> li
             slope = fit["params"]["c"]["value"]
             shared = {"panel": score, "layer": "fit", "series": score, "model": model["name"]}
             shared |= {"n_params": model["n_params"], "x_name": "sqrt_kl", "y_name": SCORES[score]}
+            shared["status"] = WORSE if (fit.get("r2") or 0.0) < 0 else None
             rows += [{**shared, "x": x, "y": slope * x} for x in (0.0, max(reached))]
     return rows
 
@@ -149,7 +156,8 @@ def draw_samples(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def draw_sqrt_kl(figure: Figure, table: pd.DataFrame) -> None:
-    """Figure 13: score against √KL per size, left on the train PM, right on the test PM, with fitted lines."""
+    """Figure 13: score against √KL per size, left on the train PM, right on the test PM, with fitted lines, dashed
+    where they fit worse than a constant."""
     panels = list(dict.fromkeys(table["panel"]))
     models = model_names(table)
     colours, markers = style.size_colours(models), style.size_markers(models)
@@ -158,9 +166,10 @@ def draw_sqrt_kl(figure: Figure, table: pd.DataFrame) -> None:
         rows = table[table["panel"] == panel]
         _draw_runs(axes, rows[rows["layer"] == "point"], colours, markers, "none")
         for model, line in rows[rows["layer"] == "fit"].groupby("model", sort=False):
-            axes.plot(line["x"], line["y"], color=colours[str(model)], linewidth=1.4)
-        _origin(axes)
+            dashes = "--" if line["status"].eq(WORSE).any() else "-"
+            axes.plot(line["x"], line["y"], color=colours[str(model)], linewidth=1.4, linestyle=dashes)
         axes.set(xlabel=SQRT_KL_LABEL, title=f"Scored by the {panel}")
+    _origins(grid)
     grid[0].set_ylabel("PM score, change from the start")
     style.legend_below(figure, [*style.size_handles(models, colours, markers), *_special_handles(table)], columns=9)
 
@@ -169,15 +178,17 @@ def draw_gold(figure: Figure, table: pd.DataFrame) -> None:
     """Gold score against √KL, one panel a size, each run a line; a star marks a peak that the run left behind."""
     models = model_names(table)
     colours, markers = style.size_colours(models), style.size_markers(models)
-    grid = style.panel_grid(figure, len(models), columns=3, sharey=True, sharex=True)
+    grid = style.panel_grid(figure, len(models), columns=3, sharey=True)
     for axes, model in zip(grid, models, strict=True):
         rows = table[table["panel"] == model]
         _draw_runs(axes, rows[rows["layer"] == "point"], colours, markers, "-")
         _draw_peaks(axes, rows[rows["layer"] == "peak"], colours[model])
-        _origin(axes)
         axes.set_title(size_title(model, rows["n_params"].iloc[0]))
+    _origins(grid)
     style.outer_labels(grid, 3, SQRT_KL_LABEL, "gold score, change")
-    peaks = [Line2D([], [], color=style.INK, marker="*", markersize=11, linestyle="none", label="peak left behind")]
+    for axes in grid:  # every size reaches as far as it reaches
+        axes.tick_params(labelbottom=True)
+    peaks = [Line2D([], [], color=style.INK, marker="*", markersize=11, linestyle="none", label="peak, then a fall")]
     style.legend_below(figure, [*(peaks if (table["layer"] == "peak").any() else []), *_special_handles(table)])
 
 
@@ -212,15 +223,18 @@ def _draw_peaks(axes: Axes, peaks: pd.DataFrame, colour: str) -> None:
 
 def size_title(model: str, n_params: float) -> str:
     """A panel title: the model's name, and its parameters where the name does not say them already."""
-    name, count = plain_label(model, 24), format_count(n_params)
-    return f"{name} parameters" if name.casefold() == count.casefold() else f"{name} · {count} parameters"
+    name = plain_label(model, 24)
+    return f"{name} parameters" if says_count(model, n_params) else f"{name} · {format_count(n_params)} parameters"
 
 
-def _origin(axes: Axes) -> None:
-    axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
-    axes.margins(x=0.04, y=0.12)
-    right = axes.get_xlim()[1]
-    axes.set_xlim(-0.03 * right, right)
+def _origins(grid: Sequence[Axes]) -> None:
+    """A line at zero, and limits from just left of 0 to just right of the farthest point; called once all is drawn,
+    since panels that share an axis share its limits."""
+    for axes in grid:
+        axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
+        axes.margins(x=0.04, y=0.12)
+    for axes, right in [(axes, axes.get_xlim()[1]) for axes in grid]:
+        axes.set_xlim(-0.03 * right, right)
 
 
 def _special_handles(table: pd.DataFrame) -> list[Line2D]:
@@ -228,5 +242,11 @@ def _special_handles(table: pd.DataFrame) -> list[Line2D]:
     look: dict[str, Any] = {"color": style.INK, "marker": "o", "linestyle": "none"}
     hollow = Line2D([], [], markerfacecolor="white", label="hollow: KL below 2 standard errors", **look)
     faint = Line2D([], [], alpha=0.3, label="faint: the policy diverged", **look)
-    present = ((hollow, table["hollow"].any()), (faint, table["status"].eq("diverged").any()))
+    dashed = Line2D([], [], color=style.INK, linestyle="--", label="dashed: fits worse than a constant")
+    status = table["status"]
+    present = (
+        (hollow, table["hollow"].any()),
+        (faint, status.eq("diverged").any()),
+        (dashed, status.eq(WORSE).any()),
+    )
     return [handle for handle, there in present if there]

@@ -51,7 +51,7 @@ def pm_headline(results: Row) -> Headline | None:
     runs, accuracy = pms_of_cell(results, cell), cell["accuracy"]
     detail = (
         f"{cell['model']}, {format_count(cell['n_comparisons'])} comparisons: {format_interval(accuracy)}, mean of "
-        f"{plural(cell['n_runs'], 'preference model')}, n={accuracy['n']:,} judgements"
+        f"{plural(cell['n_runs'], 'preference model')} on n={accuracy['n']:,} held-out comparisons"
     )
     lines = []
     for name, key in (("The longer one wins", "length_accuracy"), ("Bayes ceiling", "bayes_accuracy")):
@@ -68,17 +68,32 @@ def gold_headline(results: Row) -> Headline | None:
         return None
     falls = [row for row in rows if row["gold_verdict"] == "falls"]
     n = join_words([f"{n:,}" for n in sorted({row["gold_fall"]["n"] for row in rows})])
-    detail = f"sizes at which the gold score falls measurably from its peak to the end (n={n} responses a size)"
-    lines = [
-        f"{row['model']}: rises {_short(row['gold_rise'])} to √KL {format_number(row['peak_sqrt_kl'], 2)}, then falls "
-        f"{_short(row['gold_fall'])}"
-        for row in rows
-    ]
+    detail = f"sizes at which the gold score falls measurably from its peak to the end (n={n} prompts a run)"
+    lines = [f"{row['model']} ({plural(row['n_runs'], 'run')}): {gold_words(row)}" for row in rows]
     return Headline("Over-optimisation against the gold score", f"{len(falls)} of {len(rows)}", detail, lines)
 
 
-def _short(estimate: Row) -> str:
-    return f"{format_number(estimate['value'], 2)} {format_interval(estimate, 2)}"
+def gold_words(row: Row) -> str:
+    """What one size's gold score did: rise and fall where it falls by the rule, else that no peak was measured."""
+    change = "" if not has_value(row.get("gold_change")) else f" (change to the end {_short(row['gold_change'], True)})"
+    below = float(row["gold_fall"]["value"]) > float(row["gold_rise"]["value"])
+    if row["gold_verdict"] == "falls":
+        text = f"rises {_short(row['gold_rise'])} to √KL {format_number(row['peak_sqrt_kl'], 2)}, then falls "
+        text += _short(row["gold_fall"])
+    else:
+        other = {"none": "keeps what it gained", "not reached": "its peak was not passed"}
+        text = other.get(str(row["gold_verdict"]), "no measurable peak")
+    return text + (f"; {_below(row)}{change}" if below else change)
+
+
+def _below(row: Row) -> str:
+    """That a gold score fell below its start, and whether that is measured."""
+    high = (row.get("gold_change") or {}).get("high")
+    return "fell below its start" if high is not None and high < 0 else "fell below its start, not measurably"
+
+
+def _short(estimate: Row, signed: bool = False) -> str:
+    return f"{format_number(estimate['value'], 2, signed)} {format_interval(estimate, 2, signed)}"
 
 
 def tax_headlines(results: Row) -> list[Headline]:
@@ -86,14 +101,20 @@ def tax_headlines(results: Row) -> list[Headline]:
     return [_tax_headline(place, rows) for place, rows in by_place(rows_of(results, "pooled")).items()]
 
 
+def reached(row: Row) -> str:
+    """Where along √KL a tax was really taken, for what was matched: ", at √KL 1.07"."""
+    place = row.get("at_sqrt_kl")
+    return "" if row["at"] == "end" or place is None else f", at √KL {format_number(place, 2)}"
+
+
 def _tax_headline(place: str, rows: list[Row]) -> Headline:
     values = [row["value"] * 100 for row in rows]
     ends = [format_number(value, 1, signed=True) for value in (min(values), max(values))]
     value = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    detail = "chance-normalised points lost, mean of the tasks above chance before; positive is a cost"
+    detail = "chance-normalised points lost, mean of the tasks well above chance before; positive is a cost"
     lines = [
         f"{row['model']}: {format_estimate({**row, 'n': None}, signed=True, scale=100)} "
-        f"({plural(row['n_tasks'], 'task')}, {plural(row['n_seeds'], 'seed')})"
+        f"({plural(row['n_tasks'], 'task')}, {plural(row['n_seeds'], 'seed')}{reached(row)})"
         for row in rows
     ]
     return Headline(f"Alignment tax, {place}", value, detail, lines)

@@ -62,8 +62,15 @@ def _uninformative(results: Row) -> str:
     tasks = sorted({f"{row['task']} ({row['format']})" for row in rows})
     return (
         f"{plural(len(rows), 'tax row')} of {join_words(tasks)} were not above chance before RLHF by two standard "
-        "errors: shown hollow, in no mean, trend or crossover."
+        "errors: shown hollow, in no mean, trend or crossover." + _barely(results)
     )
+
+
+def _barely(results: Row) -> str:
+    """How many rows count as informative but are too near chance for means and trends."""
+    rows = [row for row in rows_of(results, "tax") if row.get("informative") and row.get("normalised") is not None]
+    near = sorted({f"{row['task']} ({row['format']}) at {row['model']}" for row in rows if not row.get("enters_means")})
+    return f" Above chance by less than four, and so in no mean, trend or claim: {join_words(near)}." if near else ""
 
 
 def _failed_fits(results: Row) -> str:
@@ -94,14 +101,18 @@ def method_sentences(results: Row) -> list[str]:
         lines.append(_kl(results))
         lines.append(
             "Scores along RLHF are mean differences from the same policy's start on the same prompts. "
-            "√KL = √max(KL, 0), its standard error se(KL) / (2 √KL). Lines are score = c · √KL, through the origin."
+            "√KL = √max(KL, 0), its standard error se(KL) / (2 √KL). Lines are score = c · √KL, through the origin, "
+            "fitted to checkpoints whose KL is at least two standard errors. With fewer than three runs at a size the "
+            "slopes' spread between runs is averaged over sizes, taken as alike although their PMs' units differ."
         )
+        lines.append(_gold_rule(results))
     if rows_of(results, "tax"):
         lines.append(_tax(results))
     lines.append(
         "Intervals are 95 %, from t with standard errors clustered by conversation, prompt or document; where several "
         "runs met the same items, items and runs are crossed. With two seeds the training variance is barely known and "
-        "intervals are wide; with one they are conditional on that run."
+        "intervals are wide; with one they are conditional on that run. Slopes with size have base models as clusters "
+        "and t on their number less two; where seeds share a base, other intervals leave out how bases vary."
     )
     return [line for line in lines if line]
 
@@ -159,5 +170,13 @@ def _tax(results: Row) -> str:
         "Tax = before − after on the same items (after − before where lower is better), divided by 1 − chance; "
         "positive is a cost. A task counts as equivalent if the 90 % interval lies within the margin "
         f"({join_words(margins)}), else as tax or bonus if p < .05 after Holm's adjustment over the tasks of a "
-        "size, else as inconclusive. The mean gives every informative task equal weight."
+        "size, else as inconclusive. What is detectable is se · (t(.975) + t(.80)), before Holm's adjustment. Means, "
+        "trends and claims take tasks at least four standard errors above chance before RLHF (a score just above two "
+        "was likely lucky and would fall back), give them equal weight, take the tasks that all sizes share where "
+        "these are two or more, and leave out policies that collapsed at the end."
     )
+
+
+def _gold_rule(results: Row) -> str:
+    rules = [str(row["gold_rule"]) for row in rows_of(results, "overoptimisation") if row.get("gold_rule")]
+    return f"The gold score's verdict. {rules[0][0].upper()}{rules[0][1:]}" if rules else ""

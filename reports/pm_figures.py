@@ -158,6 +158,7 @@ def draw_pm_accuracy(figure: Figure, table: pd.DataFrame) -> None:
     ]
     style.legend_under(right, [*handles, *_reference_handles(by_size)], columns=2)
     left.set(xlabel="comparisons trained on", ylabel="held-out accuracy", title="Accuracy against data")
+    style.size_axis(right, by_size)
     right.set(xlabel="parameters (non-embedding)", title="Accuracy against size")
 
 
@@ -209,7 +210,7 @@ def draw_pm_tranches(figure: Figure, table: pd.DataFrame) -> None:
             points = rows[(rows["model"] == model) & (rows["layer"] == "point")]
             style.error_points(axes, style.dodged(points, points["run"]), colours[model], markers[model])
         _draw_references(axes, rows)
-        style.log_count_axis(axes, rows["x"].dropna())
+        style.size_axis(axes, rows)
         axes.set_title(style.panel_title(panel))
     style.outer_labels(grid, 3, "parameters (non-embedding)", "held-out accuracy")
     references = [style.reference_handle(name, _DASHES[name]) for name in table["series"].dropna() if name in _DASHES]

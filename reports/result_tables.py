@@ -25,10 +25,11 @@ def trend_table(results: Row) -> HtmlTable:
         if any(here):
             fit = data_fit(results, model["name"])
             shown = ["–" if cell is None else format_estimate(cell["accuracy"]) for cell in here]
-            rows.append([str(model["name"]), format_count(model["n_params"]), *shown, per_doubling(fit)])
-    head = ["model", "parameters", *(f"{n:,} comparisons" for n in numbers), "points per doubling of data"]
+            runs = ", ".join("–" if cell is None else str(cell["n_runs"]) for cell in here)
+            rows.append([str(model["name"]), format_count(model["n_params"]), *shown, per_doubling(fit), runs])
+    head = ["model", "parameters", *(f"{n:,} comparisons" for n in numbers), "points per doubling of data", "PMs"]
     return HtmlTable(
-        "Held-out accuracy, mean over seeds and halves (n counts judgements)",
+        "Held-out accuracy, mean over seeds and halves (n counts held-out comparisons)",
         head,
         rows,
         empty="No preference model was trained and scored.",
@@ -86,12 +87,13 @@ def frontier_table(results: Row) -> HtmlTable:
             rows[-1] += [_slope(results, model["name"], score) for score in ("score_train", "score_test")]
             rows[-1] += _gold_cells(over.get(model["name"]) or {})
     head = ["model", "runs", "√KL at the end of each", "train score per √nat", "test score per √nat"]
-    head += ["train − test rise (sd)", "gold: mean peak at √KL", "gold: rise to peak", "gold: fall from peak", "gold"]
+    head += ["train − test rise (sd)", "gold: mean peak at √KL", "gold: rise to peak", "gold: fall from peak"]
     return HtmlTable(
-        "The frontier by size, over finished runs",
-        head,
+        "The frontier by size, over finished runs (n counts prompts)",
+        [*head, "gold: start to end", "gold", "note"],
         rows,
         empty="The study has no policy with evaluations.",
+        wide=(11,),
         numbers=(1, 6),
     )
 
@@ -102,9 +104,10 @@ def _reach(row: Row) -> str:
 
 def _gold_cells(row: Row) -> list[str]:
     place = row.get("peak_sqrt_kl")
-    estimates = [format_estimate(row.get(key), signed=True) for key in ("parting", "gold_rise", "gold_fall")]
+    keys = ("parting", "gold_rise", "gold_fall", "gold_change")
+    estimates = [format_estimate(row.get(key), signed=True) for key in keys]
     peak = "–" if place is None else format_number(place, 2)
-    return [estimates[0], peak, *estimates[1:], str(row.get("gold_verdict") or "–")]
+    return [estimates[0], peak, *estimates[1:], str(row.get("gold_verdict") or "–"), str(row.get("note") or "–")]
 
 
 def _slope(results: Row, model: str, score: str) -> str:
@@ -115,6 +118,7 @@ def _slope(results: Row, model: str, score: str) -> str:
         return str(fit["status"]).replace("_", " ")
     slope = fit["params"]["c"]
     r2 = "" if fit.get("r2") is None else f", R² {format_number(fit['r2'], 3)}"
+    r2 += " (worse than a constant)" if (fit.get("r2") or 0.0) < 0 else ""
     return f"{format_number(slope['value'], 2, True)} {format_interval(slope, 2, True)}{r2}"
 
 
@@ -126,7 +130,7 @@ def pooled_table(results: Row) -> HtmlTable:
             at_label(row),
             str(row["before"]),
             format_estimate(row, signed=True, scale=100),
-            str(row["n_tasks"]),
+            f"{row['n_tasks']}: {join_words(list(map(str, row['tasks'])))}" if row["tasks"] else "0",
             str(row["n_seeds"]),
             "–" if row.get("at_sqrt_kl") is None else format_number(row["at_sqrt_kl"], 2),
             str(row.get("note") or "–"),
@@ -135,7 +139,7 @@ def pooled_table(results: Row) -> HtmlTable:
     ]
     head = ["model", "taken", "before", "mean tax (normalised points)", "tasks", "seeds", "√KL there", "note"]
     return HtmlTable(
-        "Mean alignment tax by size; positive is a cost", head, rows, empty="No tax.", wide=(7,), numbers=(4, 5, 6)
+        "Mean alignment tax by size; positive is a cost", head, rows, empty="No tax.", wide=(4, 7), numbers=(5, 6)
     )
 
 
@@ -145,7 +149,7 @@ def tax_rows_table(results: Row) -> HtmlTable:
     head = ["model", "task", "taken", "before RLHF", "after", "tax", "normalised tax (points)", "p (Holm)"]
     return HtmlTable(
         "Alignment tax by task; positive is a cost",
-        [*head, "detectable", "items, seeds", "verdict", "note"],
+        [*head, "detectable (80 % power, before Holm's adjustment)", "items, seeds", "verdict", "note"],
         rows,
         empty="No benchmark was taken both before and after RLHF.",
         verdicts=(10,),

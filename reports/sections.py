@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import method, result_tables, sentences, tables
+from reports import method, result_tables, sentences, tables, tax_sentences
 from reports.figures import FIGURES, Section
 from reports.formats import format_number, join_words
 from reports.headlines import Headline, headlines
@@ -116,7 +116,7 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "tax",
             "Benchmarks and the alignment tax",
-            sentences=sentences.tax_sentences(results),
+            sentences=tax_sentences.tax_sentences(results),
             figures=shown("tax"),
             tables=[result_tables.pooled_table(results), result_tables.tax_rows_table(results)],
         ),

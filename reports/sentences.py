@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from reports.formats import (
-    format_count,
     format_estimate,
-    format_interval,
-    format_number,
     format_span,
     join_words,
     plural,
 )
-from reports.headlines import largest_pm_cell, pms_of_cell
+from reports.headlines import gold_words, largest_pm_cell, pms_of_cell
 from reports.results import (
     data_fit,
     has_value,
@@ -27,12 +24,10 @@ from reports.results import (
     slope_fit,
     usable,
 )
-from reports.tax_figures import against_base, at_label, at_phrase, by_place
 
 Row = Mapping[str, Any]
 LN2 = math.log(2.0)
 CLAIM_VERDICTS = ("supported", "contradicted", "inconclusive")
-TAX_VERDICTS = ("tax", "bonus", "equivalent", "inconclusive")
 
 
 def sign(estimate: Row) -> int:
@@ -51,13 +46,22 @@ def overview(results: Row) -> list[str]:
     claims = rows_of(results, "claims")
     lines = []
     if claims:
-        count = Counter(str(claim["verdict"]) for claim in claims)
+        tested = [claim for claim in claims if not _not_measured(claim)]
+        count = Counter(str(claim["verdict"]) for claim in tested)
         parts = [f"{count[verdict]} {verdict}" for verdict in CLAIM_VERDICTS if count[verdict]]
-        lines.append(f"{plural(len(claims), 'claim')} tested: {join_words(parts)}.")
+        left = len(claims) - len(tested)
+        lines += [f"{plural(len(tested), 'claim')} tested: {join_words(parts)}."] if tested else []
+        lines += [f"{left} of {plural(len(claims), 'claim')} not tested, for want of a measurement."] if left else []
     n_models = len(models_by_size(results))
     if n_models < 2:
         lines.append(f"The study has {plural(n_models, 'size')}, so it cannot say how anything changes with size.")
     return lines
+
+
+def _not_measured(claim: Row) -> bool:
+    """Whether the study lacks what a claim is about, which is not the same as an open result."""
+    evidence = claim.get("evidence")
+    return isinstance(evidence, Mapping) and "missing" in evidence
 
 
 # ---------------------------------------------------------------- preference models
@@ -123,8 +127,9 @@ def _pm_size_trend(results: Row, cell: Row) -> str:
         if fit is not None and usable(fit):
             slope = fit["params"]["c1"]
             verb = {1: "rises", -1: "falls", 0: "does not measurably change"}[sign(slope)]
-            text = format_estimate({**slope, "n": fit["n_points"]}, signed=True, scale=100 * LN2)
-            return f"With size accuracy {verb}: {text} points per doubling of parameters, {how}."
+            text = format_estimate({**slope, "n": None}, signed=True, scale=100 * LN2)
+            counts = f"{plural(fit['n_points'], 'preference model')} of {plural(fit['n_clusters'] or 0, 'base model')}"
+            return f"With size accuracy {verb}: {text} points per doubling of parameters, {how} ({counts})."
     return "How accuracy changes with size was not fitted." if len(models_by_size(results)) > 1 else ""
 
 
@@ -175,8 +180,13 @@ def _straightness(results: Row, score: str, pm: str) -> str:
     rising = sum(sign(fit["params"]["c"]) == 1 for fit in good)
     r2 = [fit["r2"] for fit in good if fit.get("r2") is not None]
     straight = f" R² is {format_span(r2, 3)}." if r2 else ""
+    bent = [str(fit["group"]) for fit in good if (fit.get("r2") or 0.0) < 0]
+    straight += f" At {join_words(bent)} the line is worse than a constant and describes nothing." if bent else ""
     sizes = plural(len(good), "size")
-    return f"The {pm} PM's score rises along √KL at {rising} of {sizes} (95 % interval of the slope above 0).{straight}"
+    return (
+        f"The {pm} PM's score against √KL has a slope above 0 through the origin at {rising} of {sizes} (95 % "
+        f"interval).{straight}"
+    )
 
 
 def _parting_sentence(results: Row) -> str:
@@ -196,96 +206,18 @@ def _gold_sentence(results: Row) -> str:
     rows = [row for row in rows_of(results, "overoptimisation") if has_value(row.get("gold_fall"))]
     if not rows:
         return "There is no gold score, so over-optimisation shows only as a gap between train and test PM."
-    kinds = {"falls": "falls from its peak", "none": "keeps what it gained", "inconclusive": "may or may not fall"}
+    kinds = {
+        "falls": "falls from its peak", "none": "keeps what it gained", "not reached": "was not taken past its peak",
+        "inconclusive": "has no measurable peak",
+    }  # fmt: skip
     parts = []
     for verdict, words in kinds.items():
         here = [str(row["model"]) for row in rows if row["gold_verdict"] == verdict]
         parts += [f"{words} at {join_words(here)}"] if here else []
-    deepest = max(rows, key=lambda row: float(row["gold_fall"]["value"]))
-    return (
-        f"Trained to the end, the gold score {', '.join(parts)}. The deepest fall is at {deepest['model']}: "
-        f"{format_estimate(deepest['gold_fall'])} of {format_estimate(deepest['gold_rise'])} gained."
-    )
-
-
-# ---------------------------------------------------------------- tax
-
-
-def tax_sentences(results: Row) -> list[str]:
-    """What RLHF cost per size, how sure that is, and whether it changes with size."""
-    rows = against_base(rows_of(results, "tax"))
-    if not rows:
-        return ["No benchmark was taken both before and after RLHF, so no tax can be stated."]
-    pooled = rows_of(results, "pooled")
-    lines = [_pooled_sentence(place, here) for place, here in by_place(pooled).items()]
-    lines += [_nothing_informative(pooled)]
-    lines += [_verdicts_sentence(place, here) for place, here in by_place(rows).items()]
-    lines += [_crossover_sentence(row) for row in rows_of(results, "crossover") if _is_headline_crossover(row)]
-    return [line for line in lines if line]
-
-
-def _pooled_sentence(place: str, rows: list[Row]) -> str:
-    costs, gains = ([str(row["model"]) for row in rows if sign(row) == s] for s in (1, -1))
-    found = [f"a cost at {join_words(costs)}"] if costs else []
-    found += [f"a gain at {join_words(gains)}"] if gains else []
-    values = "; ".join(
-        f"{row['model']} {format_number(row['value'] * 100, 1, True)} {format_interval(row, 1, True, 100)}"
-        for row in rows
-    )
-    seeds = [int(row["n_seeds"]) for row in rows]
-    return (
-        f"Mean tax {at_phrase(place)}, in chance-normalised points over the informative tasks (seeds a size: "
-        f"{format_span(seeds, 0)}): "
-        f"{values}. The 95 % interval shows {' and '.join(found) or 'neither a cost nor a gain at any size'}."
-    )
-
-
-def _nothing_informative(pooled: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(str(row["model"]) for row in pooled if row.get("value") is None))
-    if not names:
-        return ""
-    return f"No task was above chance before RLHF at {join_words(names)}, so there is no mean tax to state there."
-
-
-def _verdicts_sentence(place: str, rows: list[Row]) -> str:
-    informative = [row for row in rows if row.get("informative")]
-    count = Counter(str(row["verdict"]) for row in informative)
-    counts = join_words([f"{count[v]} {v}" for v in TAX_VERDICTS if count[v]]) if informative else "none informative"
-    left = len(rows) - len(informative)
-    apart = f"; {left} more were not above chance before RLHF and could not pay" if left else ""
-    pairs = plural(len(informative), "pair of task and size", "pairs of task and size")
-    return f"Task by task {at_phrase(place)}, {pairs}: {counts}{apart}.{_power(informative)}"
-
-
-def _power(rows: list[Row]) -> str:
-    """How large a tax the inconclusive rows could have found."""
-    found = [
-        row["mde"] * 100
-        for row in rows
-        if row["verdict"] == "inconclusive" and row.get("normalised") and row.get("mde")
-    ]
-    if not found:
-        return ""
-    least = format_span(found, 1)
-    return f" The inconclusive ones would have found, with 80 % power, only a tax of {least} points or more."
-
-
-def _is_headline_crossover(row: Row) -> bool:
-    return row["task"] == "pooled" and row["before"] == "base"
-
-
-def _crossover_sentence(row: Row) -> str:
-    slope, place = row.get("slope"), at_phrase(at_label(row))
-    if slope is None or not has_value(slope):
-        reason = row.get("note") or "too few sizes"
-        return f"Whether the mean tax {place} changes with size was not fitted: {reason}."
-    trend = {1: "grows", -1: "shrinks", 0: "does not measurably change"}[sign(slope)]
-    text = format_estimate({**slope, "n": None}, signed=True, scale=100 * LN2)
-    start = (
-        f"With size the mean tax {place} {trend}: {text} points per doubling of parameters over "
-        f"{plural(row['n_sizes'], 'size')}"
-    )
-    if row["kind"] == "interval":
-        ends = f"[{format_count(row['low'])}, {format_count(row['high'])}]"
-        return f"{start}. It crosses 0 at {format_count(row['n_params'])} parameters {ends}, from {row['direction']}."
-    return f"{start}. No finite interval can be given for a size at which it would cross 0."
+    below = [row for row in rows if has_value(row.get("gold_change")) and sign(row["gold_change"]) == -1]
+    ends = "; ".join(f"{row['model']} {format_estimate(row['gold_change'], signed=True)}" for row in below)
+    text = f"Trained to the end, the gold score {', '.join(parts)}."
+    text += f" It ends measurably below its start at {plural(len(below), 'size')}: {ends}." if below else ""
+    falls = [row for row in rows if row["gold_verdict"] == "falls"]
+    deepest = max(falls, key=lambda row: float(row["gold_fall"]["value"]), default=None)
+    return text if deepest is None else f"{text} The deepest fall is at {deepest['model']}: {gold_words(deepest)}."

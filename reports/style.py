@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from reports.formats import format_count, plain_label
+from reports.formats import format_count, plain_label, size_label
 
 INK, MUTED, RULE = "#1f2430", "#5b6270", "#d9dce3"
 BEFORE, AFTER, MATCHED = "#5b6270", "#b3261e", "#1f6fb2"  # base or reference, end of RLHF, at matched √KL
@@ -99,8 +99,14 @@ def mark_synthetic(figure: Figure) -> None:
     figure.suptitle(SYNTHETIC, x=0.995, ha="right", fontsize=8, color="#8a3b00", style="italic", weight="bold")
 
 
-def log_count_axis(axes: Axes, values: Iterable[float], min_decades: float = 0.16) -> None:
-    """A logarithmic x axis with a tick at each value (24k, 1.3M); those too close to the next are left out."""
+def log_count_axis(
+    axes: Axes, values: Iterable[float], min_decades: float = 0.16, names: Mapping[float, str] | None = None
+) -> None:
+    """A logarithmic x axis with a tick at each value (24k, 1.3M); those too close to the next are left out.
+
+    ``names`` are what to write at values, in place of the count.
+    """
+    known = names or {}
     axes.set_xscale("log")
     wanted = sorted({float(v) for v in values if v > 0})
     if not wanted:
@@ -108,10 +114,20 @@ def log_count_axis(axes: Axes, values: Iterable[float], min_decades: float = 0.1
     span = math.log10(wanted[-1] / wanted[0])
     axes.xaxis.set_major_locator(FixedLocator(_thinned(wanted, max(min_decades, span / 9))))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: known.get(value) or format_count(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     pad = 10 ** max(0.06 * span, 0.12)
     axes.set_xlim(wanted[0] / pad, wanted[-1] * pad)
+
+
+def size_axis(axes: Axes, points: pd.DataFrame) -> None:
+    """A logarithmic x axis of parameters, with a tick at each model of these tidy rows, called as tables call it."""
+    known = points.dropna(subset=["x", "model"])
+    log_count_axis(
+        axes,
+        known["x"],
+        names={float(x): size_label(str(m), x) for x, m in zip(known["x"], known["model"], strict=True)},
+    )
 
 
 def count_axis(axes: Axes) -> None:

@@ -97,7 +97,7 @@ def _plain(value: Any) -> str:
         label = value.get("group") or value.get("model")
         rest = {k: v for k, v in value.items() if k not in ("group", "model") and v not in (None, [], {})}
         text = (
-            format_estimate(value)
+            _estimate_words(value)
             if "value" in value
             else ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in rest.items())
         )
@@ -109,6 +109,16 @@ def _plain(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else format_number(value, 3)
     return "–" if value is None else str(value)
+
+
+def _estimate_words(value: Row) -> str:
+    """An estimate in a claim's evidence with what it says about its interval, tasks and note."""
+    said = [
+        str(value[key]) if isinstance(value[key], str) else _plain(value[key])
+        for key in ("interval", "tasks", "note")
+        if value.get(key)
+    ]
+    return "; ".join([format_estimate(value), *said])
 
 
 def fits_table(results: Row) -> HtmlTable:

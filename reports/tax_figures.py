@@ -19,7 +19,7 @@ from reports.results import estimate_cells, has_value, reference_levels, rows_of
 BEFORE, END = "before RLHF", "end of RLHF"
 CHANCE = "chance"
 MARGIN = "margin"
-MEAN = "mean of informative tasks"
+MEAN = "mean of tasks above chance"
 Row = Mapping[str, Any]
 
 
@@ -150,7 +150,7 @@ def _draw_before_after(axes: Axes, rows: pd.DataFrame) -> None:
     for series, (colour, marker, dashes) in _LOOK.items():
         here = moved[points["series"] == series]
         style.error_points(axes, here, colour, marker, linestyle=dashes, linewidth=1.2)
-    style.log_count_axis(axes, points["x"])
+    style.size_axis(axes, points)
 
 
 def _before_after_handles() -> list[Line2D]:
@@ -280,4 +280,4 @@ def _draw_tax_panel(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[st
     for low, high in zip(margin["low"].tolist(), margin["high"].tolist(), strict=True):
         axes.axhspan(low, high, color=style.RULE, alpha=0.6, zorder=0.5, linewidth=0)
     axes.axhline(0, color=style.MUTED, linewidth=0.9, zorder=1)
-    style.log_count_axis(axes, points["x"])
+    style.size_axis(axes, points)

@@ -52,7 +52,7 @@ class Truth:
     slope_per_ln_n_params: float = 0.1
     test_bend: float = 0.06  # test score = slope * d * (1 - test_bend * d)
     gold_alpha: float = 1.0  # gold = d * (alpha - beta * d)
-    gold_beta: float = 0.25
+    gold_beta: float = 0.3
     seed_sd: float = 0.04  # relative, of a run's slope
     max_sqrt_kl: float = 3.0
     tax_at_smallest: float = 0.20  # chance-normalised loss, every multiple-choice task
@@ -74,6 +74,7 @@ class Shape:
     reference: bool = False  # an SFT reference between base and policy
     failed: bool = False  # the largest size's last benchmark failed
     diverged: bool = False  # the smallest size's last policy collapsed
+    shared_base: bool = False  # all seeds descend from the first seed's base model
 
 
 # task, format, metric, chance, share of the above-chance score at the smallest size and its growth per ln N
@@ -100,6 +101,7 @@ class Builder:
         self.path, self.sizes, self.rng, self.truth, self.shape = path, list(sizes), rng, truth, shape
         self.store = RunStore(path)
         self.stages: list[dict[str, Any]] = []
+        self.bases: dict[int, str] = {}  # the newest base model of each size
         n = shape.held_out
         self.conversation = [f"c{i // 2:04d}" for i in range(n)]  # two comparisons a conversation
         self.tranche = [TRANCHES[(i // 2) % 2] for i in range(n)]
@@ -322,7 +324,10 @@ class Builder:
     def chain(self, n_params: int, seed: int, data: str, tokenizer: str, last: bool) -> None:
         """Base, PMs, policy and benchmarks of one size and seed."""
         shape = self.shape
-        base = self.base(n_params, seed, data, tokenizer)
+        base = self.bases.get(n_params) if shape.shared_base else None
+        fresh = base is None
+        if base is None:
+            base = self.bases[n_params] = self.base(n_params, seed, data, tokenizer)
         pms = {
             (half, n): self.pm(n_params, seed, half, n, data, base)
             for half in ("train", "test")
@@ -333,7 +338,8 @@ class Builder:
         parents = {"data": data, "policy": policy, "pm_train": pms["train", most], "pm_test": pms["test", most]}
         collapsed = shape.diverged and last and n_params == self.sizes[0]
         ppo = self.ppo(n_params, seed, parents, "diverged" if collapsed else "done")
-        self.benchmark(n_params, seed, data, base, None, 0.0)
+        if fresh:
+            self.benchmark(n_params, seed, data, base, None, 0.0)
         if shape.reference:
             self.benchmark(n_params, seed, data, policy, None, 0.1)
         for at in shape.at:

@@ -115,6 +115,9 @@ def test_tax_of_two_directories(tmp_path: Path) -> None:
     assert content["tax"][0]["verdict"] == "tax" and content["tax"][0]["value"] > 0
     shown = call("tax", base, tuned).stdout
     assert "me/base minus me/rl" in shown and "arc (cloze)" in shown and "mean of 1 tasks" in shown
+    assert "raw tax" in shown and "normalised tax" in shown
+    raw, normalised = (f"{content[key][0]['value']:+.4f} [" for key in ("tax", "pooled"))
+    assert shown.count(raw) == 1 and shown.count(normalised) == 2  # the task's own and the mean of it alone
 
 
 def test_bad_tax_input_is_one_line_and_2(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.results import analyze
 from reports import compare_figures, frontier_figures, pm_figures, save, style, tax_figures
@@ -26,6 +28,7 @@ from reports.formats import (
     join_words,
     plain_label,
     plural,
+    size_label,
     visible,
 )
 from reports.results import ResultsError, model_names, read_results
@@ -213,24 +216,80 @@ def test_points_are_hollow_exactly_below_two_standard_errors(results: Results) -
     ]
 
 
-def gold_curve(results: Results, values: list[float]) -> pd.DataFrame:
-    """The gold table of one run with the given scores at its steps."""
+def gold_curve(results: Results, values: list[float], verdict: str) -> pd.DataFrame:
+    """The gold table of one run with the given scores at its steps, at a size with that verdict."""
     changed = copy.deepcopy(results)
     run = changed["frontier"][0]["stage_id"]
     changed["frontier"] = [row for row in changed["frontier"] if row["stage_id"] == run]
     for row, value in zip(changed["frontier"], values, strict=True):
         row["score_gold"]["value"] = value
+    for row in changed["overoptimisation"]:
+        row["gold_verdict"] = verdict
     return frontier_figures.gold_table(changed)
 
 
 @pytest.mark.parametrize(
-    ("values", "peak"), [([0, 0.5, 0.9, 0.4], 0.9), ([0, 0.1, 0.2, 0.3], None), ([0, -0.2, -0.3, -0.4], None)]
+    ("values", "verdict", "peak"),
+    [
+        ([0, 0.5, 0.9, 0.4], "falls", 0.9),  # means of three: .47 and .6
+        ([0, 0.9, 0.3, -0.5], "falls", 0.9),
+        ([0, 0.5, 0.9, 0.4], "inconclusive", None),
+    ],
 )
-def test_a_peak_is_marked_only_where_the_run_left_it_behind(
-    results: Results, values: list[float], peak: float | None
+def test_a_star_only_where_the_size_falls_by_the_rule(
+    results: Results, values: list[float], verdict: str, peak: float | None
 ) -> None:
-    table = gold_curve(results, values)
+    table = gold_curve(results, values, verdict)
     assert table[table["layer"] == "peak"]["y"].tolist() == ([] if peak is None else [peak])
+
+
+def vertices(line: Line2D) -> tuple[np.ndarray, np.ndarray]:
+    """Both coordinates of a drawn line."""
+    return np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+
+
+def test_every_size_is_shown_as_far_as_it_went(results: Results) -> None:
+    """The largest size goes to twice the others' √KL: its panel must not be cut at theirs."""
+    changed = copy.deepcopy(results)
+    for row in changed["frontier"]:
+        row["sqrt_kl"] *= 2 if row["model"] == "300k" else 1
+    for table, draw in (
+        (frontier_figures.gold_table(changed), frontier_figures.draw_gold),
+        (frontier_figures.sqrt_kl_table(changed), frontier_figures.draw_sqrt_kl),
+    ):
+        figure = Figure()
+        draw(figure, table)
+        for axes in figure.axes:
+            reached = max(float(x.max()) for x, _ in map(vertices, axes.get_lines()) if len(x) > 2)
+            assert axes.get_xlim()[0] < 0 and reached < axes.get_xlim()[1] < 1.2 * reached
+
+
+def test_a_line_worse_than_a_constant_is_dashed(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    for fit in changed["fits"]:
+        if fit["law"] == "sqrt-kl-linear" and fit["group"] == "60k":
+            fit["r2"] = -0.5
+    table = frontier_figures.sqrt_kl_table(changed)
+    lines = table[table["layer"] == "fit"]
+    assert set(lines[lines["status"] == frontier_figures.WORSE]["model"]) == {"60k"}
+    figure = Figure()
+    frontier_figures.draw_sqrt_kl(figure, table)
+    drawn = [line.get_linestyle() for line in figure.axes[0].get_lines() if len(vertices(line)[0]) == 2]
+    assert drawn.count("--") == 1 and "worse than a constant" in "".join(t.get_text() for t in figure.legends[0].texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "title", "tick"),
+    [
+        ("100k", 100_672, "100k parameters", "100k"),
+        ("885k", 885_696, "885k parameters", "885k"),
+        ("1.5m", 1_500_000, "1.5m parameters", "1.5m"),
+        ("100k", 120_000, "100k · 120k parameters", "120k"),
+        ("pythia-14m", 1_200_000, "pythia-14m · 1.2M parameters", "1.2M"),
+    ],
+)
+def test_a_size_is_named_once(name: str, count: int, title: str, tick: str) -> None:
+    assert frontier_figures.size_title(name, count) == title and size_label(name, count) == tick
 
 
 # ---------------------------------------------------------------- tax

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hh_scaling import models, pretrain, training
-from hh_scaling.configs import BaseTraining, Schedule, SizeSpec
+from hh_scaling.configs import BaseConfig, BaseTraining, Schedule, SizeSpec
 from hh_scaling.records import StageWriter, read_jsonl
+from hh_scaling.stages import StageContext
 from tests.tiny import COMPUTE, base_config, run_stage
 
 
@@ -44,6 +45,24 @@ def test_no_held_out_text_is_not_zero_loss(tiny_stages: dict[str, Path]) -> None
 )
 def test_tuned_models_are_noted(name: str, tuned: bool) -> None:
     assert (pretrain.tuned_note(SizeSpec(name=name, hub=name), None) is not None) == tuned
+
+
+def test_a_gguf_file_is_known_by_its_place_alone(
+    tiny_stages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study's hashed configuration holds no paths: the file comes through ``where``; its folder is converted."""
+    seen: list[Path] = []
+
+    def fake(path: Path) -> tuple[object, object]:
+        seen.append(path)
+        return models.load_causal_lm(tiny_stages["base"]), models.load_tokenizer(tiny_stages["base"])
+
+    monkeypatch.setattr(pretrain, "load_gguf", fake)
+    config = BaseConfig(size=SizeSpec(name="x-Instruct"), seed=0, training=BaseTraining(context=32), compute=COMPUTE)
+    context = StageContext({"data": tiny_stages["data"]}, StageWriter(tmp_path), {"size.gguf": "/models/x.gguf"})
+    summary = pretrain.run(config, context).summary
+    assert seen == [Path("/models/x.gguf")] and "further RLHF" in summary["note"]
+    assert (tmp_path / "model" / "model.safetensors").is_file() and summary["model"]["name"] == "x-Instruct"
 
 
 def test_rows_are_the_joined_documents(tiny_stages: dict[str, Path]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from analysis.results import analyze
-from reports import method, sentences
+from reports import method, sentences, tax_sentences
 from reports.figures import FIGURES
 from reports.headlines import headlines
 from reports.report import ShownFigure, draw_figure, render_page, write_report
@@ -343,13 +343,18 @@ def taxes(results: Results, value: float, verdict: str) -> Results:
     ],
 )
 def test_tax_sentences_can_come_out_either_way(results: Results, value: float, verdict: str, words: str) -> None:
-    text = " ".join(sentences.tax_sentences(taxes(results, value, verdict)))
+    text = " ".join(tax_sentences.tax_sentences(taxes(results, value, verdict)))
     assert words in text and f"12 {verdict}" in text
 
 
 @pytest.mark.parametrize(
     ("verdict", "words"),
-    [("falls", "falls from its peak"), ("none", "keeps what it gained"), ("inconclusive", "may or may not fall")],
+    [
+        ("falls", "falls from its peak"),
+        ("none", "keeps what it gained"),
+        ("not reached", "was not taken past its peak"),
+        ("inconclusive", "has no measurable peak"),
+    ],
 )
 def test_gold_sentences_follow_the_verdicts(results: Results, verdict: str, words: str) -> None:
     changed = copy.deepcopy(results)
@@ -357,7 +362,64 @@ def test_gold_sentences_follow_the_verdicts(results: Results, verdict: str, word
         row["gold_verdict"] = verdict
     text = " ".join(sentences.frontier_sentences(changed))
     assert f"{words} at 12k, 60k and 300k" in text
-    assert headlines(changed)[1].value == ("3 of 3" if verdict == "falls" else "0 of 3")
+    headline = headlines(changed)[1]
+    assert headline.value == ("3 of 3" if verdict == "falls" else "0 of 3")
+    assert all(("then falls" in line) == (verdict == "falls") for line in headline.lines)
+    assert ("deepest fall" in text) == (verdict == "falls")
+
+
+def test_a_gold_score_that_ends_below_its_start_is_said_to(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    for row in changed["overoptimisation"]:
+        row["gold_rise"] |= {"value": 0.2}
+        row["gold_fall"] |= {"value": 1.2}
+        row["gold_change"] |= {"value": -1.0, "low": -1.5, "high": -0.5}
+    changed["overoptimisation"][0]["gold_change"] |= {"high": 0.5}
+    lines = headlines(changed)[1].lines
+    assert "fell below its start, not measurably (change to the end" in lines[0]
+    assert all("fell below its start (change to the end" in line for line in lines[1:])
+    assert "measurably below its start at 2 sizes: 60k" in " ".join(sentences.frontier_sentences(changed))
+
+
+def test_what_was_not_measured_is_no_open_result(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    for claim in changed["claims"]:
+        claim.update(verdict="inconclusive", evidence={"missing": "policies"})
+    assert sentences.overview(changed) == ["8 of 8 claims not tested, for want of a measurement."]
+    changed["claims"][0].update(verdict="supported", evidence={"slope": 1})
+    assert sentences.overview(changed)[0] == "1 claim tested: 1 supported."
+    assert sentences.overview(changed)[1].startswith("7 of 8 claims not tested")
+
+
+def test_a_line_that_fits_worse_than_a_constant_is_called_so(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    for fit in changed["fits"]:
+        if fit["law"] == "sqrt-kl-linear" and fit["group"] == "60k":
+            fit["r2"] = -0.5
+    text = " ".join(sentences.frontier_sentences(changed))
+    assert text.count("At 60k the line is worse than a constant") == 2
+    assert "worse than a constant" not in " ".join(sentences.frontier_sentences(results))
+
+
+def test_a_crossover_beyond_the_sizes_is_an_extrapolation(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    slope = {"value": -0.05, "se": 0.01, "low": -0.07, "high": -0.03, "n": 3}
+    place = {"kind": "interval", "n_params": 9e6, "low": 5e6, "high": 2e7, "direction": "tax to bonus", "slope": slope}
+    for inside in (True, False):
+        for row in changed["crossover"]:
+            row.update(place, tested=[12_000, 300_000], in_range=inside)
+        text = " ".join(tax_sentences.tax_sentences(changed))
+        assert ("outside the sizes tested (12k to 300k)" in text) is not inside
+
+
+def test_means_over_different_tasks_name_them(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    for row in changed["pooled"]:
+        row.update(suite="own", tasks=[f"only at {row['model']}"], n_tasks=1)
+    text = " ".join(tax_sentences.tax_sentences(changed))
+    assert "each size's own tasks, so that sizes do not compare" in text and "(1 task: only at 60k)" in text
+    matched = " ".join(tax_sentences.tax_sentences(results))
+    assert ", at √KL 1.05" in matched and "before Holm's adjustment" in matched
 
 
 def test_sizes_without_an_informative_task_are_named(results: Results) -> None:
@@ -365,7 +427,7 @@ def test_sizes_without_an_informative_task_are_named(results: Results) -> None:
     for row in changed["pooled"]:
         if row["model"] == "12k":
             row.update(value=None, se=None, low=None, high=None, n_tasks=0)
-    assert "No task was above chance before RLHF at 12k" in " ".join(sentences.tax_sentences(changed))
+    assert "There is no mean tax to state at 12k" in " ".join(tax_sentences.tax_sentences(changed))
 
 
 def test_failed_fits_and_unresolved_points_are_counted(results: Results) -> None:

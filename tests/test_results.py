@@ -14,8 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import fits
+from analysis.claims import Evidence, judge_all
 from analysis.compare import compare, side_by_side
-from analysis.frames import AnalysisError, load_study
+from analysis.frames import AnalysisError, Study, load_study
+from analysis.frontier_fits import Exponents
+from analysis.pm import HeldOut
+from analysis.pm_fits import PointSet, between_bases, with_item_variance
 from analysis.results import SCHEMA_FILE, analyze, clean, flatten
 from tests.conftest import ROOT
 from tests.fake_runs import SIZES, Shape, Truth, make_runs
@@ -52,9 +57,74 @@ def test_what_was_left_out_is_said(results: dict[str, Any]) -> None:
     reasons = {row["what"].split("-")[0]: row["reason"] for row in results["excluded"]}
     assert "no disk space" in reasons["benchmark"]
     assert "diverged" in reasons["ppo"]
+    assert not any("/data" in row["reason"] for row in results["excluded"])
     collapsed = [row for row in results["frontier"] if row["status"] == "diverged"]
     assert collapsed  # kept in the table ...
     assert not [f for f in results["fits"] if f["group"] == f"{collapsed[0]['model']} seed {collapsed[0]['seed']}"]
+
+
+def test_collapsed_policies_enter_no_mean_and_no_trend_at_the_end(results: dict[str, Any]) -> None:
+    """One of the smallest size's two policies diverged: its tax rows keep it, the mean is the other run's alone."""
+    rows = {(row["model"], row["at"]): row for row in results["pooled"]}
+    assert rows["12k", "end"]["n_seeds"] == 1 and "1 collapsed policies left out" in rows["12k", "end"]["note"]
+    assert rows["12k", "sqrt_kl=1.0"]["n_seeds"] == rows["60k", "end"]["n_seeds"] == 2
+    tax = [row for row in results["tax"] if row["model"] == "12k" and row["at"] == "end"]
+    assert all(row["n_seeds"] == 2 and "collapsed policies included" in row["note"] for row in tax)
+    scores = pd.DataFrame(results["benchmarks"])
+    own = scores[(scores.model == "12k") & (scores.seed == 0) & scores.task.isin(["world_facts", "world_agreement"])]
+    value = {kind: [e["value"] for e in own[own.stage_kind == kind].normalised] for kind in ("base", "ppo")}
+    value["ppo"] = [e["value"] for e in own[own["at"] == "end"].normalised]
+    assert rows["12k", "end"]["value"] == pytest.approx(np.mean(value["base"]) - np.mean(value["ppo"]))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Four sizes with two seeds that share a base model."""
+    shape = Shape(comparisons=(500, 2000), held_out=200, prompts=48, at=("end",), shared_base=True)
+    return analyze(make_runs(tmp_path_factory.mktemp("shared"), shape=shape))
+
+
+def test_seeds_that_share_a_base_are_not_independent_sizes(shared: dict[str, Any]) -> None:
+    for fit in shared["fits"]:
+        codes = [note["code"] for note in fit["notes"]]
+        if fit["y"] == "accuracy" and fit["x"][0] == "n_params":
+            assert fit["n_clusters"] == 4 and 2 <= fit["df"] < 12 and "clusters" in codes
+        elif fit["y"] in ("accuracy", "tax"):
+            assert "shared_base" in codes
+    for name in ("pm_trend", "pooled", "tax", "crossover", "overoptimisation"):
+        assert all("shared base" in row["note"] for row in shared[name]), name
+
+
+def test_two_sizes_of_one_base_each_have_no_slope_with_size(tmp_path: Path) -> None:
+    shape = Shape(comparisons=(500, 2000), held_out=100, prompts=24, items=60, at=("end",), shared_base=True)
+    results = analyze(make_runs(tmp_path, sizes=(12_000, 300_000), shape=shape))
+    for fit in results["fits"]:
+        if fit["y"] == "accuracy" and fit["x"][0] == "n_params":
+            assert fit["params"]["c1"]["value"] is not None and fit["params"]["c1"]["low"] is None
+            assert "too_few_bases" in [note["code"] for note in fit["notes"]]
+    claims = {claim["id"]: claim for claim in results["claims"]}
+    assert claims["C-size"]["verdict"] == "inconclusive"
+
+
+def test_slopes_with_size_cover_with_one_base_a_size() -> None:
+    """150 draws of four bases with three PMs each and no true slope: 95 % less three Monte Carlo errors of 1.8."""
+    rng, hits, size = np.random.default_rng(11), 0, np.repeat([1e4, 6e4, 3e5, 1.5e6], 3)
+    base = np.repeat(list("abcd"), 3)
+    for _ in range(150):
+        y = 0.6 + np.repeat(rng.normal(0, 0.02, 4), 3) + rng.normal(0, 0.01, 12)
+        one = PointSet("pm n=1", pd.DataFrame({"n_params": size, "y": y, "base": base}), ("n_params",), "base")
+        fitted = fits.fit("log-linear", one.columns, y, cluster=base, draws=500)
+        result = with_item_variance(between_bases(fitted, one), one.columns, [exact()] * 12)
+        low, high = result.params["c1"].low, result.params["c1"].high
+        assert low is not None and high is not None
+        hits += low <= 0 <= high
+    assert hits / 150 >= 0.89
+
+
+def exact() -> HeldOut:
+    """Held-out items that every PM gets right, so that they add no variance."""
+    names, ones = np.array(["x", "y"], dtype=object), np.ones(2)
+    return HeldOut(names, names, ones, 0 * ones, ones, ones)
 
 
 def test_pm_slopes_are_those_put_in(results: dict[str, Any]) -> None:
@@ -117,6 +187,52 @@ def test_claims_follow_the_truth_put_in(results: dict[str, Any]) -> None:
     verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
     assert verdicts["C-data"] == verdicts["C-size"] == verdicts["C-sqrtkl"] == verdicts["C-gold"] == "supported"
     assert verdicts["C-tax-small"] == verdicts["C-tax-crossover"] == "supported"
+
+
+def evidence(results: dict[str, Any], **changes: Any) -> Evidence:
+    """What the claims' rules see of these results, with parts replaced; exponents of four runs about 1."""
+    found = {f"run{i}": k for i, k in enumerate((0.96, 0.98, 1.02, 1.04))}
+    names = [model["name"] for model in results["models"]]
+    parts = {key: results[key] for key in ("fits", "pooled", "crossover", "overoptimisation")}
+    parts |= {"exponents": Exponents(found, {}), "parting": None, "pm_sizes": names, "policy_sizes": names}
+    return Evidence(**(parts | changes))
+
+
+def verdicts(of: Evidence) -> dict[str, str]:
+    return {row["id"]: row["verdict"] for row in judge_all(of)}
+
+
+def test_claims_about_every_size_need_every_size(results: dict[str, Any]) -> None:
+    assert {verdicts(evidence(results))[name] for name in ("C-data", "C-sqrtkl", "C-gold")} == {"supported"}
+    more = evidence(results, pm_sizes=[*SIZES, "5m"], policy_sizes=["12k", "60k", "300k", "1.5m", "5m"])
+    assert {verdicts(more)[name] for name in ("C-data", "C-sqrtkl", "C-gold")} == {"inconclusive"}
+    one = results["overoptimisation"][:1]
+    assert verdicts(evidence(results, overoptimisation=one, policy_sizes=["12k"]))["C-gold"] == "inconclusive"
+    for found, wanted in (("falls", "supported"), ("none", "contradicted"), ("not reached", "inconclusive")):
+        rows = [row | {"gold_verdict": found} for row in results["overoptimisation"]]
+        assert verdicts(evidence(results, overoptimisation=rows))["C-gold"] == wanted
+
+
+def test_a_line_in_sqrt_kl_must_rise_and_every_run_be_fitted(results: dict[str, Any]) -> None:
+    failed = Exponents({"a": 0.5, "b": 0.51, "c": 0.49}, {"d": "at bound"})
+    of = evidence(results, exponents=failed)
+    row = next(row for row in judge_all(of) if row["id"] == "C-sqrtkl")
+    assert row["verdict"] == "inconclusive" and row["evidence"]["runs_without_exponent"] == {"d": "at bound"}
+    assert verdicts(evidence(results, exponents=failed._replace(failed={})))["C-sqrtkl"] == "contradicted"
+    flat = [f | {"params": {"c": f["params"]["c"] | {"low": -0.1}}} if f["law"] == "sqrt-kl-linear" else f
+            for f in results["fits"]]  # fmt: skip
+    assert verdicts(evidence(results, fits=flat))["C-sqrtkl"] == "inconclusive"
+
+
+def test_reasons_hold_no_absolute_paths(tmp_path: Path) -> None:
+    study = Study(tmp_path, {"stages": []})
+    for reason, wanted in (
+        (f"{tmp_path}/stages/pm-1/scores.parquet: not readable", "stages/pm-1/scores.parquet: not readable"),
+        ("OSError: no space on '/data/x/y.bin'", "OSError: no space on 'y.bin'"),
+        ("3 of 4 and/or https://x.test/a", "3 of 4 and/or https://x.test/a"),
+    ):
+        study.exclude("x", reason)
+        assert study.excluded[-1]["reason"] == wanted
 
 
 def test_tables_hold_the_rows(runs: Path, results: dict[str, Any]) -> None:

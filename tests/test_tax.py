@@ -20,6 +20,7 @@ from analysis.items import Pair, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
 from analysis.tax import judge, pooled_taxes, task_rows, verdict
 from analysis.tax_files import lm_eval_tax
+from analysis.tax_pooled import pooled_rows
 
 
 def items(scores: Any, task: str = "t", metric: str = "acc", chance: float = 0.25, **columns: Any) -> pd.DataFrame:
@@ -49,7 +50,10 @@ def test_tax_is_before_minus_after_and_its_paired_error() -> None:
     assert row["normalised"]["value"] == pytest.approx(difference.mean() / 0.75)
     assert row["normalised"]["se"] == pytest.approx(stats.sem(difference) / 0.75)
     assert row["p"] == pytest.approx(stats.ttest_rel(before, after).pvalue, rel=1e-9)
-    assert row["mde"] == pytest.approx(2.80 * stats.sem(difference) / 0.75)
+    # 80 % power by the noncentral t, whose quantile is close to the sum of the two central ones
+    power = stats.nct.sf(stats.t.ppf(0.975, 499), 499, row["mde"] / (stats.sem(difference) / 0.75))
+    assert power == pytest.approx(0.80, abs=2e-3)
+    assert row["n_items"] == row["before_score"]["n"] == row["normalised"]["n"] == 500
 
 
 def test_lower_is_better_turns_the_sign() -> None:
@@ -86,8 +90,10 @@ def test_chance_level_models_are_not_informative() -> None:
     rng = np.random.default_rng(1)
     guess = (rng.random(400) < 0.25).astype(float)
     know = (rng.random(400) < 0.6).astype(float)
-    assert not task_rows([[pair(guess, guess)]])[0]["informative"]
-    assert task_rows([[pair(know, know)]])[0]["informative"]
+    weak = np.repeat([1.0, 0.0], [124, 276])  # .31: 2.6 standard errors of .0231 above .25
+    for scores, wanted in ((guess, (False, False)), (weak, (True, False)), (know, (True, True))):
+        row = task_rows([[pair(scores, scores)]])[0]
+        assert (row["informative"], row["enters_means"]) == wanted
 
 
 def test_equal_answers_give_the_rule_of_three() -> None:
@@ -97,9 +103,33 @@ def test_equal_answers_give_the_rule_of_three() -> None:
     assert (row["low"], row["high"]) == pytest.approx((-3 / 600, 3 / 600)) and row["p"] == 1
     judge([row])
     assert row["verdict"] == "equivalent"
+    assert row["normalised"]["high"] == pytest.approx(3 / 600 / 0.75)
     few = task_rows([[pair(right[:50], right[:50])]])
     judge(few)
     assert few[0]["verdict"] == "inconclusive"
+
+
+def test_equal_answers_have_an_error_in_the_mean_too() -> None:
+    """One task without flips beside one with: variances of halves add; alone, 3 / n of the normalised scale."""
+    right = np.ones(600)
+    flips = np.where(np.arange(600) < 60, 0.0, 1.0)
+    still = [pair(right, right, task="still", cluster=[f"s{i}" for i in range(600)])]
+    moved = [pair(right, flips, task="moved", cluster=[f"m{i}" for i in range(600)])]
+    alone, both = pooled_taxes([{"still": still}])[0].estimate, pooled_taxes([{"still": still, "moved": moved}])[0]
+    assert alone.se == pytest.approx(3 / 600 / 0.75 / 1.96, rel=1e-3)
+    assert both.estimate.se == pytest.approx(math.hypot(alone.se or 0.0, stats.sem(1 - flips) / 0.75) / 2, rel=1e-3)
+
+
+def test_a_mean_is_over_the_tasks_that_all_sizes_share() -> None:
+    rng = np.random.default_rng(9)
+    tasks = {name: [pair(rng.random(90) < 0.9, rng.random(90) < 0.8, task=name)] for name in "abc"}
+    small, large = {name: tasks[name] for name in "ab"}, tasks
+    rows = pooled_rows([small, {}, large])
+    assert [row["tasks"] for row in rows] == [["a", "b"], [], ["a", "b"]] and rows[0]["value"] == rows[2]["value"]
+    assert [row["suite"] for row in rows] == ["common", None, "common"]
+    own = pooled_rows([{"a": tasks["a"]}, large])
+    assert [row["suite"] for row in own] == ["own", "own"] and "own tasks" in own[1]["note"]
+    assert [row["n_tasks"] for row in own] == [1, 3]
 
 
 @pytest.mark.parametrize(
