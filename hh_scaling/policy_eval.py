@@ -128,8 +128,7 @@ class Evaluator:
                 "ended": [float(s.ended) for s in samples],
             }
         )
-        end = self.tokenizer.eos_token_id
-        texts = self.tokenizer.batch_decode([s.response[:-1] if s.response[-1] == end else s.response for s in samples])
+        texts = self.tokenizer.batch_decode([s.text_ids for s in samples])
         for name in GOLD:
             rows[name] = float("nan")
         if self.gold is not None:

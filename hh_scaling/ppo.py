@@ -46,6 +46,7 @@ from hh_scaling.rollout import (
     Scored,
     StopText,
     count_generation,
+    end_tokens,
     generate,
     refresh,
     response_forward,
@@ -136,7 +137,7 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")
     prompts = encode_prompts(tokenizer, list(table[table.split == "train"].prompt), training.max_prompt_tokens)
-    stop = StopText(tokenizer, policy.config.vocab_size)
+    stop = StopText(tokenizer, policy.config.vocab_size, end_tokens(tokenizer, policy))
     trainer = Trainer(config, policy, value_head, reference, pms["pm_train"], tokenizer, stop, prompts, context.out)
     held_out = table[table.split == "held_out"].head(training.n_eval_prompts)
     evaluator = Evaluator(

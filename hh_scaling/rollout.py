@@ -25,15 +25,21 @@ STOP_TEXT = "\n\nHuman:"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled response: at least one token; the end token, when emitted, is its last."""
+    """One sampled response: at least one token; an end token, when emitted, is its last."""
 
     prompt: list[int]
     response: list[int]
-    ended: bool  # by the end token or by starting a new human turn, not by the length limit
+    ended: bool  # by an end token or by starting a new human turn, not by the length limit
+    end_emitted: bool = False  # whether the last token is an end token
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.response
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The response without its end token: what people and preference models read."""
+        return self.response[:-1] if self.end_emitted else self.response
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,20 @@ def refresh(sampler: PreTrainedModel, model: PreTrainedModel) -> None:
             ours.copy_(theirs)
 
 
+def end_tokens(tokenizer: Any, model: PreTrainedModel) -> list[int]:
+    """Ids that end a response: the tokenizer's, those of the model's generation settings, and the end of a document."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    ids.add(tokenizer.get_added_vocab().get("<|endoftext|>"))
+    return sorted(i for i in ids if i is not None)
+
+
 class StopText:
     """Finds a new human turn in a growing response; only tokens that could end it cause a look."""
 
-    def __init__(self, tokenizer: Any, vocab_size: int = 0) -> None:
+    def __init__(self, tokenizer: Any, vocab_size: int = 0, ends: Sequence[int] | None = None) -> None:
         self.tokenizer = tokenizer
+        self.ends = torch.tensor([tokenizer.eos_token_id] if ends is None else list(ends))
         self.may_end = torch.zeros(max(len(tokenizer), vocab_size), dtype=torch.bool)  # models pad their vocabulary
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         self.may_end[: len(pieces)] = torch.tensor([":" in piece for piece in pieces])
@@ -116,7 +131,7 @@ def generate_together(
     rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
     alive = torch.ones(len(prompts), dtype=torch.bool)
     responses: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
+    ended, emitted = [False] * len(prompts), [False] * len(prompts)
     cache = DynamicCache(config=model.config)
     for step in range(max_tokens):
         logits = model(
@@ -124,7 +139,8 @@ def generate_together(
         ).logits[:, -1]
         probabilities = torch.softmax(logits.float() / temperature, dim=-1)
         sampled = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        finished = (sampled == tokenizer.eos_token_id).cpu()
+        at_end = torch.isin(sampled.cpu(), stop.ends)
+        finished = at_end.clone()
         look = stop.may_end[sampled.cpu()] & alive
         for j, token in enumerate(sampled.tolist()):
             if alive[j]:
@@ -132,7 +148,7 @@ def generate_together(
                 responses[i].append(token)
                 if look[j] and (n := stop.kept(responses[i])) is not None:
                     responses[i], finished[j] = responses[i][:n], True
-                ended[i] = bool(finished[j])
+                ended[i], emitted[i] = bool(finished[j]), bool(at_end[j])
         alive &= ~finished
         if not alive.any() or step == max_tokens - 1:
             break
@@ -143,7 +159,7 @@ def generate_together(
             cache.batch_select_indices(keep.to(device))
             inputs, positions, attention = inputs[keep], positions[keep], attention[keep]
             rows, alive = rows[keep], alive[keep]
-    return [Sample(p, r, e) for p, r, e in zip(prompts, responses, ended, strict=True)]
+    return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, strict=True)]
 
 
 def count_generation(model: PreTrainedModel, samples: Sequence[Sample], out: StageWriter) -> None:

@@ -38,8 +38,7 @@ class PMScorer:
         self.max_length = int(getattr(model.config, "max_position_embeddings", 1 << 20))
 
     def __call__(self, samples: Sequence[Sample]) -> np.ndarray:
-        end = self.policy_tokenizer.eos_token_id
-        responses = [s.response[:-1] if s.response[-1] == end else s.response for s in samples]
+        responses = [s.text_ids for s in samples]
         prompts = [s.prompt for s in samples]
         if self.reencodes:
             prompts, responses = (self.translate(side) for side in (prompts, responses))

@@ -133,6 +133,19 @@ def test_ids_beyond_the_tokenizer_are_only_tokens(loaded: tuple[Any, Any]) -> No
     assert len(drawn) == 64 and max(t for s in drawn for t in s.response) >= len(tokenizer)
 
 
+def test_every_end_token_ends_and_is_not_read(loaded: tuple[Any, Any]) -> None:
+    """A list of end ids in the generation settings counts; the text is the response without the end token."""
+    model, tokenizer = loaded
+    model = copy.deepcopy(model)
+    likeliest = sample((model, tokenizer), [[5, 6]], temperature=1e-4)[0].response[1]
+    model.generation_config.eos_token_id = [likeliest, tokenizer.eos_token_id]
+    assert rollout.end_tokens(tokenizer, model) == sorted({likeliest, tokenizer.eos_token_id})
+    stop = rollout.StopText(tokenizer, 0, rollout.end_tokens(tokenizer, model))
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 1e-4, "tokenizer": tokenizer, "stop": stop}
+    drawn = rollout.generate(model, [[5, 6]], generator=torch.Generator().manual_seed(0), **options)[0]
+    assert drawn.ended and drawn.response[-1] == likeliest and drawn.text_ids == drawn.response[:-1]
+
+
 def test_end_tokens_in_the_prompt_or_as_only_token_are_fine(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     end = tokenizer.eos_token_id
