@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from hh_scaling.configs import Compute
 from hh_scaling.losses import entropy, token_logprobs
-from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right
+from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right, round_up
 from hh_scaling.records import StageWriter
 
 STOP_TEXT = "\n\nHuman:"
@@ -120,7 +121,7 @@ def generate_together(
 ) -> list[Sample]:
     """One sampled response a prompt, from the full softmax at a temperature; finished rows leave the batch."""
     device = model.device
-    width = max(map(len, prompts))
+    width = round_up(max(map(len, prompts)))
     tokens = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
     attention = torch.zeros((len(prompts), width), dtype=torch.long)
     for i, prompt in enumerate(prompts):  # padding on the left, so that every response starts at the same column
@@ -196,7 +197,9 @@ def response_forward(
     positions = response_positions(samples, tokens.shape[1], tokens.device)
     with autocast(compute):
         hidden = hidden_states(model, tokens)[:, :-1][positions]
-        logits = model.get_output_embeddings()(hidden)
+        n = len(hidden)
+        padded = F.pad(hidden, (0, 0, 0, round_up(n, 64) - n))  # few different heights, as with widths
+        logits = model.get_output_embeddings()(padded)[:n]
     logprobs = token_logprobs(logits, tokens[:, 1:][positions], temperature)
     values = value_head(hidden.float()).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
     spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)

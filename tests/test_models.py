@@ -73,6 +73,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
     tokens, lengths = models.pad_right(rows, 1)
     with torch.no_grad():
         batch = models.hidden_states(model, tokens)
+        assert tokens.shape == (3, 16)
         for i, row in enumerate(rows):
             alone = models.hidden_states(model, torch.tensor([row]))[0]
             torch.testing.assert_close(batch[i, : lengths[i]], alone, rtol=1e-5, atol=1e-5)
