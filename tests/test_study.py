@@ -79,9 +79,9 @@ def test_yaml_numbers_reach_the_study(tmp_path: Path) -> None:
 
 
 def test_a_partial_section_keeps_the_rest_of_its_own_defaults(tmp_path: Path) -> None:
-    """width_exponent is 0.5 in the PM's default schedule and 0.0 in Schedule's."""
+    """width_exponent is 0.75 in the PM's default schedule and 0.0 in Schedule's."""
     study = loaded(tmp_path, MINIMAL + "pm: {schedule: {learning_rate: 1e-3}}\n").study
-    assert study.pm is not None and study.pm.schedule == Schedule(learning_rate=1e-3, width_exponent=0.5)
+    assert study.pm is not None and study.pm.schedule == Schedule(learning_rate=1e-3, width_exponent=0.75)
 
 
 def test_a_single_value_stands_for_a_list_and_null_for_the_default(tmp_path: Path) -> None:
