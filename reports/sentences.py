@@ -38,6 +38,13 @@ def sign(estimate: Row) -> int:
     return int(low > 0) - int(high < 0)
 
 
+def direction(estimate: Row, up: str, down: str) -> str:
+    """``up`` or ``down`` where the interval says so; else that it does not, or that there is no interval."""
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return "has a slope of unknown interval"
+    return {1: up, -1: down, 0: "does not measurably change"}[sign(estimate)]
+
+
 # ---------------------------------------------------------------- all of it
 
 
@@ -51,7 +58,13 @@ def overview(results: Row) -> list[str]:
         parts = [f"{count[verdict]} {verdict}" for verdict in CLAIM_VERDICTS if count[verdict]]
         left = len(claims) - len(tested)
         lines += [f"{plural(len(tested), 'claim')} tested: {join_words(parts)}."] if tested else []
-        lines += [f"{left} of {plural(len(claims), 'claim')} not tested, for want of a measurement."] if left else []
+        lines += (
+            [
+                f"{left} of {plural(len(claims), 'claim')} could not be tested, for want of a measurement (listed as inconclusive)."
+            ]
+            if left
+            else []
+        )
     n_models = len(models_by_size(results))
     if n_models < 2:
         lines.append(f"The study has {plural(n_models, 'size')}, so it cannot say how anything changes with size.")
@@ -114,7 +127,10 @@ def _pm_data_trend(results: Row) -> str:
     open_ = [name for name in slopes if name not in up + down]
     parts = [f"rises with data at {join_words(up)}"] if up else []
     parts += [f"falls at {join_words(down)}"] if down else []
-    parts += [f"does not measurably change at {join_words(open_)}"] if open_ else []
+    known = [name for name in open_ if slopes[name].get("low") is not None]
+    parts += [f"does not measurably change at {join_words(known)}"] if known else []
+    unknown = [name for name in open_ if name not in known]
+    parts += [f"has a slope of unknown interval at {join_words(unknown)}"] if unknown else []
     return f"Accuracy {', '.join(parts)} (95 % interval of the log-linear slope against 0; slopes in the table below)."
 
 
@@ -126,7 +142,7 @@ def _pm_size_trend(results: Row, cell: Row) -> str:
     ):
         if fit is not None and usable(fit):
             slope = fit["params"]["c1"]
-            verb = {1: "rises", -1: "falls", 0: "does not measurably change"}[sign(slope)]
+            verb = direction(slope, "rises", "falls")
             text = format_estimate({**slope, "n": None}, signed=True, scale=100 * LN2)
             counts = f"{plural(fit['n_points'], 'preference model')} of {plural(fit['n_clusters'] or 0, 'base model')}"
             return f"With size accuracy {verb}: {text} points per doubling of parameters, {how} ({counts})."
@@ -204,6 +220,8 @@ def _parting_sentence(results: Row) -> str:
 
 def _gold_sentence(results: Row) -> str:
     rows = [row for row in rows_of(results, "overoptimisation") if has_value(row.get("gold_fall"))]
+    if not rows and any(row.get("score_gold") for row in rows_of(results, "frontier")):
+        return "There were too few evaluations of a policy to say whether its gold score passed a peak."
     if not rows:
         return "There is no gold score, so over-optimisation shows only as a gap between train and test PM."
     kinds = {

@@ -160,7 +160,11 @@ def excluded_table(results: Row) -> HtmlTable:
         for row in rows_of(results, "excluded")
     ]
     return HtmlTable(
-        "Left out, and why", ["what", "kind", "model", "reason"], rows, empty="Nothing was left out.", wide=(0, 3)
+        "Left out, and why",
+        ["what", "kind", "model", "reason"],
+        rows,
+        empty="No stage and no file was left out.",
+        wide=(0, 3),
     )
 
 

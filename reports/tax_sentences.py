@@ -18,7 +18,7 @@ from reports.formats import (
 )
 from reports.headlines import reached
 from reports.results import has_value, rows_of
-from reports.sentences import sign
+from reports.sentences import direction, sign
 from reports.tax_figures import against_base, at_label, at_phrase, by_place
 
 Row = Mapping[str, Any]
@@ -114,7 +114,7 @@ def _crossover_sentence(row: Row) -> str:
     if slope is None or not has_value(slope):
         reason = row.get("note") or "too few sizes"
         return f"Whether the mean tax {place} changes with size was not fitted: {reason}."
-    trend = {1: "grows", -1: "shrinks", 0: "does not measurably change"}[sign(slope)]
+    trend = direction(slope, "grows", "shrinks")
     text = format_estimate({**slope, "n": None}, signed=True, scale=100 * LN2)
     start = (
         f"With size the mean tax {place} {trend}: {text} points per doubling of parameters over "

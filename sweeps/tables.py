@@ -71,6 +71,12 @@ def plan_lines(content: dict[str, Any]) -> list[str]:
         f"a stage, {format_bytes(totals['disk_bytes'])} of disk",
         f"on {machine['name']}: {machine['rates']}{corrected}",
     ]
+    too_large = [s["stage_id"] for s in content["stages"] if not s["fits_memory"]]
+    if too_large:
+        memory = format_bytes(machine["memory_bytes"])
+        lines.append(
+            f"too large for the {memory} of {machine['name']}: {len(too_large)} stages, {', '.join(too_large)}"
+        )
     unknown = {s["config"]["size"]["name"] for s in content["stages"] if "size" in s["config"] and not s["n_params"]}
     if unknown:
         lines.append(f"not estimated, shape not known: {', '.join(sorted(unknown))}")
