@@ -58,13 +58,8 @@ def overview(results: Row) -> list[str]:
         parts = [f"{count[verdict]} {verdict}" for verdict in CLAIM_VERDICTS if count[verdict]]
         left = len(claims) - len(tested)
         lines += [f"{plural(len(tested), 'claim')} tested: {join_words(parts)}."] if tested else []
-        lines += (
-            [
-                f"{left} of {plural(len(claims), 'claim')} could not be tested, for want of a measurement (listed as inconclusive)."
-            ]
-            if left
-            else []
-        )
+        untested = f"{left} of {plural(len(claims), 'claim')} not tested, for want of a measurement"
+        lines += [f"{untested}; they are listed as inconclusive."] if left else []
     n_models = len(models_by_size(results))
     if n_models < 2:
         lines.append(f"The study has {plural(n_models, 'size')}, so it cannot say how anything changes with size.")

@@ -385,7 +385,9 @@ def test_what_was_not_measured_is_no_open_result(results: Results) -> None:
     changed = copy.deepcopy(results)
     for claim in changed["claims"]:
         claim.update(verdict="inconclusive", evidence={"missing": "policies"})
-    assert sentences.overview(changed) == ["8 of 8 claims not tested, for want of a measurement."]
+    assert sentences.overview(changed) == [
+        "8 of 8 claims not tested, for want of a measurement; they are listed as inconclusive."
+    ]
     changed["claims"][0].update(verdict="supported", evidence={"slope": 1})
     assert sentences.overview(changed)[0] == "1 claim tested: 1 supported."
     assert sentences.overview(changed)[1].startswith("7 of 8 claims not tested")
