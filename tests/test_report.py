@@ -461,7 +461,7 @@ def without(results: Results, *keys: str) -> Results:
         (("frontier", "overoptimisation", "samples"), "The study has no policy with evaluations"),
         (("benchmarks", "tax", "pooled", "crossover"), "No benchmark was taken both before and after RLHF"),
         (("fits",), "How accuracy changes with size was not fitted"),
-        (("excluded", "fits"), "Nothing was left out."),
+        (("excluded", "fits"), "No stage and no file was left out."),
         ((*EMPTY, "models", "samples", "excluded"), "The study has no sizes"),
     ],
 )
