@@ -5,12 +5,11 @@ Importing this loads typer only, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -83,11 +82,6 @@ def wants_json(value: str | None) -> bool:
     return value == "-"
 
 
-def print_json(content: Any) -> None:
-    """JSON alone, on standard output."""
-    print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
-
-
 def show_version(value: bool) -> None:
     """Print the version and exit, where asked to."""
     if value:
@@ -140,7 +134,7 @@ def plan(
         store = RunStore(runs or Path("runs") / loaded.name)
         content = plan_json(make_plan(graph, machine, store), loaded.name, loaded.warnings)
         if as_json:
-            print_json(content)
+            cli_tables.print_json(content)
             return
         for warning in loaded.warnings:
             say_line(f"warning: {warning}")
@@ -191,7 +185,7 @@ def status(
 
         content = study_status(runs, verify)
         if as_json:
-            print_json(content)
+            cli_tables.print_json(content)
             return
         from sweeps.tables import show, status_line, status_table
 

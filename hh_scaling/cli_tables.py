@@ -62,6 +62,7 @@ def wants_json(value: str | None) -> bool:
 
 
 def print_json(content: Any) -> None:
+    """JSON alone, on standard output."""
     print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 

@@ -38,6 +38,7 @@ from hh_scaling.models import (
     micro_batches,
     set_up,
 )
+from hh_scaling.pm import encode
 from hh_scaling.policy_eval import Evaluation, Evaluator
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json
@@ -149,8 +150,7 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
 
 def encode_prompts(tokenizer: Any, prompts: list[str], limit: int) -> list[list[int]]:
     """Token ids of the prompts; longer ones lose their beginning."""
-    ids = tokenizer(prompts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [row[-limit:] for row in ids]
+    return [row[-limit:] for row in encode(tokenizer, prompts)]
 
 
 # ---------------------------------------------------------------- the loop

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import ReferenceConfig
+from hh_scaling.configs import BaseTraining, ReferenceConfig
 from hh_scaling.models import (
     autocast,
     describe,
@@ -28,7 +28,7 @@ from hh_scaling.models import (
 )
 from hh_scaling.pm import context_ids, encode
 from hh_scaling.pretrain import held_out_loss, resume, save_model
-from hh_scaling.records import check_finite, read_jsonl
+from hh_scaling.records import check_finite, read_jsonl, read_record
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import Stopwatch, apply_step, learning_rate, make_optimizer, save_training_state
 
@@ -50,12 +50,10 @@ def run(config: ReferenceConfig, context: StageContext) -> StageResult:
 
 
 def held_out(model: PreTrainedModel, tokenizer: Any, config: ReferenceConfig, context: StageContext) -> Any:
-    """The fine-tuned model's loss on the same held-out text as its base's."""
-    from hh_scaling.configs import BaseTraining
-
+    """The fine-tuned model's loss on the same held-out text, in the same windows, as its base's."""
     texts = [row["text"] for row in read_jsonl(context.parents["data"] / "text" / "held_out.jsonl")]
-    window = BaseTraining(context=config.training.max_length)
-    return held_out_loss(model, tokenizer, texts, window, config.compute)
+    base = BaseTraining(**read_record(context.parents["base"] / "record.json").config["training"])
+    return held_out_loss(model, tokenizer, texts, base, config.compute)
 
 
 def sft_examples(rows: pd.DataFrame, tokenizer: Any, max_length: int) -> list[Example]:

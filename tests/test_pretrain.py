@@ -18,7 +18,8 @@ from tests.tiny import COMPUTE, base_config, run_stage
 
 def test_loss_falls_far_below_uniform(tiny_stages: dict[str, Path]) -> None:
     rows = list(read_jsonl(tiny_stages["base"] / "metrics.jsonl"))
-    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.35)  # a fresh model is near the uniform distribution
+    # embeddings of deviation .5/sqrt(d) make fresh logits vary by about 1/4, which moves the loss by about 1/8
+    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.15)
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
 
 
