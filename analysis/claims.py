@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis import pm_claims
 from analysis.estimates import Estimate, mean
 from analysis.frontier_fits import Exponents
+from analysis.judging import Judgement, by_sign, missing
 from analysis.overoptimisation import GOLD_RULE
 
-Judgement = tuple[str, dict[str, Any]]
 MIN_R2 = 0.9
 SMALL = 0.01  # a normalised point
 MAX_HALF_WIDTH = 0.25  # of the exponent of sqrt(KL): wider is no evidence for 1
@@ -32,6 +33,7 @@ class Evidence:
     parting: Estimate | None
     pm_sizes: Sequence[str]  # names of the sizes for which PMs were planned
     policy_sizes: Sequence[str]
+    preference: pm_claims.PMEvidence = pm_claims.PMEvidence()
 
     def fits_of(self, law: str, group_start: str = "", y: str | None = None) -> list[dict[str, Any]]:
         return [f for f in self.fits if f["law"] == law and f["group"].startswith(group_start) and y in (None, f["y"])]
@@ -47,17 +49,6 @@ class Claim:
     judge: Callable[[Evidence], Judgement]
 
 
-def missing(what: str) -> Judgement:
-    return "inconclusive", {"missing": what}
-
-
-def by_sign(low: float | None, high: float | None) -> str:
-    """supported where an interval lies above 0, contradicted where below, else inconclusive."""
-    if low is not None and low > 0:
-        return "supported"
-    return "contradicted" if high is not None and high < 0 else "inconclusive"
-
-
 def _slope(fit: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A fit's parameter as evidence; says so where its interval is over held-out items only, or is missing."""
     codes = {note["code"] for note in fit["notes"]}
@@ -70,7 +61,7 @@ def _slope(fit: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def judge_data(evidence: Evidence) -> Judgement:
-    fits = [f for f in evidence.fits_of("log-linear", "pm ") if f["x"] == ["n_comparisons"]]
+    fits = [f for f in evidence.fits_of("log-linear", "pm ", "accuracy") if f["x"] == ["n_comparisons"]]
     slopes = [_slope(f, "c1") for f in fits if f["params"]["c1"]["value"] is not None]
     if not slopes:
         return missing("PMs trained on at least two numbers of comparisons")
@@ -86,7 +77,7 @@ def judge_data(evidence: Evidence) -> Judgement:
 
 
 def judge_size(evidence: Evidence) -> Judgement:
-    fits = [f for f in evidence.fits_of("log-linear", "pm ") if f["x"][0] == "n_params"]
+    fits = [f for f in evidence.fits_of("log-linear", "pm ", "accuracy") if f["x"][0] == "n_params"]
     slopes = [_slope(f, "c1") for f in fits if f["params"]["c1"]["value"] is not None]
     if not slopes:
         return missing("PMs of at least two sizes")
@@ -180,6 +171,10 @@ def judge_crossover(evidence: Evidence) -> Judgement:
     return ("supported" if found else "inconclusive"), numbers
 
 
+def _of_pms(claim: pm_claims.PMClaim) -> Claim:
+    return Claim(claim.id, claim.text, claim.rule, lambda evidence: claim.judge(evidence.preference))
+
+
 CLAIMS: tuple[Claim, ...] = (
     Claim("C-data", "PM accuracy rises with the number of comparisons at every size (section 3.2).",
           "supported: accuracy's slope in ln(comparisons) is above 0 at every size (95 %); contradicted: below at one; "
@@ -187,6 +182,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("C-size", "PM accuracy rises with the size of the model (section 3.2).",
           "the sign of the slope in ln(parameters), fitted jointly with ln(comparisons); clusters are base models, t "
           "on their number less two (95 %).", judge_size),
+    *map(_of_pms, pm_claims.PM_CLAIMS),
     Claim("C-sqrtkl", "The score grows linearly in the square root of KL (section 4.3).",
           f"contradicted: the mean exponent of sqrt(KL) over runs excludes 1 (95 %); supported: it contains 1 within "
           f"{MAX_HALF_WIDTH} either way and every size's linear fit has a slope above 0 (95 %) and an R2 of at least "

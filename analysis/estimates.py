@@ -54,6 +54,10 @@ class Estimate:
         """The smallest true value that a two-sided 5 % test finds with that power, before any adjustment of p."""
         return None if self.se is None else self.se * (t_quantile(0.975, self.df) + t_quantile(power, self.df))
 
+    def normal_variance(self) -> float:
+        """The variance that makes a normal interval as wide as the estimate's own t interval; 0 where unknown."""
+        return ((self.half_width() or 0.0) / t_quantile(0.975, None)) ** 2
+
     def scaled(self, factor: float) -> Estimate:
         """The estimate of ``factor`` times the quantity."""
         return Estimate(self.value * factor, None if self.se is None else self.se * abs(factor), self.n, self.df)
@@ -62,6 +66,10 @@ class Estimate:
         """``{"value", "se", "low", "high", "n"}`` with the 95 % interval; None where unknown."""
         low, high = self.interval()
         return {"value": self.value, "se": self.se, "low": low, "high": high, "n": self.n}
+
+    def to_difference(self) -> dict[str, Any]:
+        """``to_dict`` with ``mde``, the smallest true difference found with 80 % power (``detectable``)."""
+        return self.to_dict() | {"mde": self.detectable()}
 
 
 def t_quantile(p: float, df: float | None) -> float:

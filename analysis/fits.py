@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from analysis import intervals
 from analysis.estimates import Codes, codes
 from analysis.fit_result import FitResult, Loss, Note, Param, Status, as_columns
-from analysis.intervals import Optimum, Uncertainty
+from analysis.intervals import Optimum, Redraw, Uncertainty
 from analysis.laws import COLUMNS, SQRT_KL, Floats, Law, law
 from analysis.solver import Problem, Space, levenberg, polish, slope_of, transform
 
@@ -38,13 +38,16 @@ def fit(
     name: str, x: ArrayLike, y: ArrayLike, *, se: ArrayLike | None = None, cluster: ArrayLike | None = None,
     loss: Loss = "ls", space: Space = "linear", ci: Interval | None = None, group: str = "all",
     x_names: Sequence[str] | None = None, y_name: str = "y", draws: int = 2000, seed: int = 0,
+    noise: ArrayLike | None = None, df: float | None = None,
 ) -> FitResult:  # fmt: skip
     """The law of that name fitted to x (n,) or (n, k) and y (n,), weighted by 1 / se^2 (relative: s^2 is estimated).
 
     ``ci`` defaults to profile-t; with ``cluster`` to one fit per run with t(G - 1) where the law is linear and every
     run can be fitted, else to the wild-cluster bootstrap (which is also what "bootstrap" gives); "wald" with
     ``cluster`` is the cluster-robust sandwich, and "profile" is refused. Robust losses are bootstrapped by cases.
-    Raises FitError for unusable points; too few of them is a status, not an error.
+    ``noise`` (draws, n) holds errors that points share (items redrawn), added in a bootstrap in linear space; ``df``
+    replaces the bootstrap's degrees of freedom. Raises FitError for unusable points; too few of them is a status, not
+    an error.
     """
     columns, target = as_columns(x), np.asarray(y, dtype=float)
     names = tuple(x_names or (["x"] if columns.shape[1] == 1 else ["N", "D"]))
@@ -56,6 +59,10 @@ def fit(
         raise FitError("--ci profile assumes independent points; with --cluster use bootstrap or wald")
     if loss != "ls" and ci in ("profile", "wald"):
         raise FitError(f"--ci {ci} needs --loss ls; {loss} is bootstrapped")
+    shared = None if noise is None else np.asarray(noise, dtype=float)
+    if shared is not None and (ci != "bootstrap" or space != "linear" or loss != "ls"):
+        raise FitError("noise needs the bootstrap of a least-squares fit in linear space")
+    how = Redraw(draws if shared is None else len(shared), seed, shared, df)
     group_codes = None if cluster is None else codes(cluster)
     blank = FitResult(
         name, of.formula, group, names, y_name, {p: Param(None, None, None, None) for p in of.params}, "none",
@@ -66,7 +73,7 @@ def fit(
         return replace(blank, notes=tuple(notes))
     problem = make_problem(of, columns, target, errors, space)
     best, converged, problem = solve(problem, loss)
-    return _result(blank, best, converged, group_codes, ci, draws, seed)
+    return _result(blank, best, converged, group_codes, ci, how)
 
 
 def checked_law(name: str, n_x: int) -> Law:
@@ -182,7 +189,7 @@ def _descend(problem: Problem, starts: Floats) -> tuple[Floats, float, bool]:
 
 
 def _result(
-    blank: FitResult, best: Optimum, converged: bool, cluster: Codes | None, ci: Interval | None, draws: int, seed: int
+    blank: FitResult, best: Optimum, converged: bool, cluster: Codes | None, ci: Interval | None, how: Redraw
 ) -> FitResult:
     """Parameters with intervals, status and notes."""
     of, notes = best.problem.law, []
@@ -195,7 +202,7 @@ def _result(
         u, uncertain = own
         best = replace(best, u=u, residual=_residuals(best.problem, u))
     else:
-        uncertain = uncertainty(best, cluster, ci, blank.loss, draws, seed)
+        uncertain = uncertainty(best, cluster, ci, blank.loss, how)
     if best.df == 0:
         notes.append(Note("no_degrees_of_freedom", "as many points as parameters: the law passes through every point"))
     if cluster is not None and blank.n_clusters == 1:
@@ -205,6 +212,7 @@ def _result(
     params = {name: _param(best, uncertain, i) for i, name in enumerate(of.params)}
     status = _status(best, converged, uncertain, notes)
     df = float((blank.n_clusters or 0) - 1) if cluster is not None else float(best.df)
+    df = df if how.df is None else how.df
     return replace(
         blank, params=params, ci_method=uncertain.method, aicc=aicc(best, blank), status=status, notes=tuple(notes),
         r2=r_squared(best), residual_sd=math.sqrt(best.variance) if best.df > 0 else None, df=df if df > 0 else None,
@@ -216,15 +224,13 @@ def _residuals(problem: Problem, u: Floats) -> Floats:
     return np.asarray(np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space)))
 
 
-def uncertainty(
-    best: Optimum, cluster: Codes | None, ci: Interval | None, loss: Loss, draws: int, seed: int
-) -> Uncertainty:
+def uncertainty(best: Optimum, cluster: Codes | None, ci: Interval | None, loss: Loss, how: Redraw) -> Uncertainty:
     """Intervals by the method that ``ci``, ``cluster`` and ``loss`` ask for."""
     each = np.arange(len(best.residual)) if cluster is None else cluster
     if loss != "ls":
-        return intervals.cases(best, each, min(draws, 500), seed)
+        return intervals.cases(best, each, min(how.draws, 500), how.seed)
     if ci == "bootstrap" or (cluster is not None and ci is None):
-        return intervals.wild(best, each, cluster is not None, draws, seed)
+        return intervals.wild(best, each, cluster is not None, how)
     if ci == "wald":
         return intervals.wald(best) if cluster is None else intervals.cluster_robust(best, cluster)
     return intervals.profile(best)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,29 @@ class Model:
     n_params_total: int
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a study varies one at a time around its main setting, which the defaults are."""
+
+    rate_factor: float = 1.0  # of the learning rate that the schedule's rule gives
+    helpful_share: float | None = None  # of a PM's comparisons; None: as the data come
+    harmless_weight: float = 1.0  # of harmless comparisons in a PM's loss
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Setting:
+        """That of one stage's configuration; what an older one lacks is the main setting's."""
+        schedule = (config.get("training") or {}).get("schedule") or {}
+        known = {**config, "rate_factor": schedule.get("rate_factor")}
+        return cls(**{f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None})
+
+    def varies_only(self, name: str) -> bool:
+        """Whether nothing but that field differs from the main setting (nor must it)."""
+        return all(f.name == name or getattr(self, f.name) == f.default for f in fields(self))
+
+
+MAIN = Setting()
+
+
 @dataclass
 class Study:
     """What a RUNS directory holds: finished records by stage id in the study's order, and what is missing."""
@@ -67,13 +90,37 @@ class Study:
         """Finished stages of one kind, in the study's order."""
         return [record for record in self.records.values() if record.kind == kind]
 
+    def main_of_kind(self, kind: str) -> list[Record]:
+        """Those of the main setting."""
+        return [record for record in self.of_kind(kind) if self.is_main(record)]
+
+    def is_main(self, record: Record) -> bool:
+        """Whether a stage and all its ancestors are of the study's main setting."""
+        return self.setting(record) == MAIN
+
+    def setting(self, record: Record) -> Setting | None:
+        """A stage's own setting around the main one; None where an ancestor is of another setting."""
+        known = all(self._descends_from_main(parent) for parent in record.parents.values())
+        return Setting.of(record.config) if known else None
+
+    def _descends_from_main(self, stage_id: str) -> bool:
+        """Whether that stage (finished or not) and all its ancestors are of the main setting."""
+        stage = self.planned.get(stage_id, {})
+        parents = stage.get("parents", {}).values()
+        return Setting.of(stage.get("config", {})) == MAIN and all(map(self._descends_from_main, parents))
+
     def folder(self, record: Record) -> Path:
         return RunStore(self.root).stage_path(record.stage_id)
 
     @cached_property
     def kinds(self) -> dict[str, str]:
         """The kind of every planned stage, finished or not, by its id."""
-        return {stage["stage_id"]: stage["kind"] for stage in self.described["stages"]}
+        return {stage_id: stage["kind"] for stage_id, stage in self.planned.items()}
+
+    @cached_property
+    def planned(self) -> dict[str, dict[str, Any]]:
+        """What ``study.json`` says of every stage, by its id."""
+        return {stage["stage_id"]: stage for stage in self.described["stages"]}
 
     def parent(self, record: Record, role: str) -> Record | None:
         return self.records.get(record.parents.get(role, ""))
@@ -125,6 +172,11 @@ class Study:
         """What replicates: the base model and the seed that a run descends from."""
         base = self.base(record)
         return f"{base.stage_id if base else self.model(record).name}/{self.seed(record)}"
+
+
+def base_of(chain: str) -> str:
+    """The base model of a chain (``Study.chain``)."""
+    return chain.rsplit("/", 1)[0]
 
 
 def load_study(root: Path) -> Study:
@@ -198,7 +250,7 @@ def models(study: Study) -> list[Model]:
 
 def model_rows(study: Study) -> list[dict[str, Any]]:
     """The ``models`` of results: name, parameters, and what its base stage notes about it (None: nothing)."""
-    notes = {r.config["size"]["name"]: r.summary.get("note") for r in study.of_kind("base")}
+    notes = {r.config["size"]["name"]: r.summary.get("note") for r in study.main_of_kind("base")}
     return [{**vars(model), "note": notes.get(model.name) or None} for model in models(study)]
 
 
@@ -225,7 +277,7 @@ def costs(record: Record) -> dict[str, Any]:
 def samples(study: Study, per_policy: int = 2) -> list[dict[str, Any]]:
     """A few sampled texts of each policy, at its first and last evaluation."""
     rows: list[dict[str, Any]] = []
-    for record in study.of_kind("ppo"):
+    for record in study.main_of_kind("ppo"):
         path = study.folder(record) / "samples.jsonl"
         if not path.is_file():
             continue

@@ -62,7 +62,8 @@ class Curve:
 
 
 def load_curves(study: Study) -> list[Curve]:
-    """Every policy's evaluations, by size, seed and stage id; what cannot be paired is excluded with its reason."""
+    """The evaluations of every policy of whatever setting, by size, seed and stage id; what cannot be paired is
+    excluded with its reason."""
     curves = []
     for record in study.of_kind("ppo"):
         frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS)

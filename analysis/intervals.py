@@ -185,23 +185,33 @@ class _ProfileSearch:
 # ---------------------------------------------------------------- bootstrap
 
 
-def wild(best: Optimum, cluster: Codes, clustered: bool, draws: int, seed: int) -> Uncertainty:
+@dataclass(frozen=True)
+class Redraw:
+    """How a wild bootstrap draws: ``noise`` (draws, n), errors that points share, is added to every draw's points;
+    ``df`` is t's where clusters or points do not count it right."""
+
+    draws: int
+    seed: int
+    noise: Floats | None = None
+    df: float | None = None
+
+
+def wild(best: Optimum, cluster: Codes, clustered: bool, how: Redraw) -> Uncertainty:
     """Wild bootstrap: residuals, inflated by (I - H_gg)^-1, flip and stretch together within a cluster (Webb).
 
     Percentile intervals, widened by t / z on G - 1 (n - p where every point is its own cluster).
     """
     n, p = best.jac.shape
     groups = int(cluster.max()) + 1
-    df = groups - 1 if clustered else n - p
+    df = how.df if how.df is not None else groups - 1 if clustered else n - p
     if groups < 2 or df <= 0:
         return unknown(p)
     inflated = _inflate(best, cluster)
-    sign = np.random.default_rng(seed).choice(WEBB, size=(draws, groups))
+    sign = np.random.default_rng(how.seed).choice(WEBB, size=(how.draws, groups))
     root = np.sqrt(best.problem.w)
     fitted = best.residual / root + transform(best.problem.y, best.problem.space)
-    found = levenberg(
-        best.problem, np.repeat(best.u[None], draws, axis=0), target=fitted - sign[:, cluster] * inflated / root
-    )
+    target = fitted - sign[:, cluster] * inflated / root + (0.0 if how.noise is None else how.noise)
+    found = levenberg(best.problem, np.repeat(best.u[None], how.draws, axis=0), target=target)
     return _percentiles(best, found, df, "wild-cluster-bootstrap" if clustered else "wild-bootstrap")
 
 
@@ -237,7 +247,8 @@ def _percentiles(best: Optimum, found: Solution, df: float, method: str) -> Unce
     stretch = t_quantile(0.975, df) / Z
     low, high = best.u + stretch * (np.quantile(u, (0.025, 0.975), axis=0) - best.u)
     problem = best.problem
-    covariance = np.atleast_2d(np.cov(u, rowvar=False))
+    with np.errstate(over="ignore"):  # draws that ran away: infinite, which is said as unknown
+        covariance = np.atleast_2d(np.cov(u, rowvar=False))
     return Uncertainty(
         np.sqrt(np.diag(covariance)),
         np.maximum(low, problem.lower),

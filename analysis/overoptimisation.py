@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.crossed import Measured
 from analysis.estimates import Cell, Estimate, crossed_means
 from analysis.frames import SHARED_BASE, Study, join_notes
 from analysis.frontier import Curve
-from analysis.pm import HeldOut
+from analysis.held_out import HeldOut
 
 Floats = NDArray[np.float64]
 NEGLIGIBLE = 0.1  # of the gold score's rise: a fall smaller than this is called none
@@ -25,17 +26,6 @@ GOLD_RULE = (
     "of the rise, and the train score rises from there to the end. none: the rise's is above 0, the fall's below that, "
     "and every run went measurably past its peak in KL (else not reached). Otherwise inconclusive."
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One quantity at one size: its mean over prompts and runs with ``n`` prompts, and a note; None: not measured."""
-
-    estimate: Estimate | None = None
-    note: str | None = None
-
-    def to_dict(self) -> dict[str, Any] | None:
-        return None if self.estimate is None else self.estimate.to_dict()
 
 
 def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> list[dict[str, Any]]:

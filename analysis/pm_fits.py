@@ -1,23 +1,25 @@
-"""The laws fitted to a study's PMs: accuracy against size and against the number of comparisons."""
+"""The laws fitted to a study's PMs: accuracy and loss against size and against the number of comparisons."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.estimates import cochran_df, codes
+from analysis.estimates import cochran_df, codes, influences
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
-from analysis.frames import SHARED_BASE, Study
-from analysis.pm import HeldOut
+from analysis.frames import MAIN, SHARED_BASE, base_of
+from analysis.held_out import HeldOut
+from analysis.pools import PM
 from analysis.spread import covariance_of, pool_spread, with_covariance
 
 Floats = NDArray[np.float64]
 PM_X = ("n_params", "n_comparisons")
+VALUES = {"accuracy": "correct", "log_loss": "log_loss"}  # what is fitted: the items' values that it is the mean of
 
 
 @dataclass(frozen=True)
@@ -28,50 +30,62 @@ class PointSet:
     points: pd.DataFrame
     x: tuple[str, ...]
     cluster: str
+    y: str = "accuracy"
 
     @property
     def columns(self) -> Floats:
         return self.points[list(self.x)].to_numpy(float)
 
 
-def pm_fits(study: Study, scores: dict[str, HeldOut], rows: list[dict[str, Any]]) -> list[FitResult]:
-    """Accuracy as a log-linear law of size and data together, of data at each size, and of size at the most data.
+def pm_fits(pms: Sequence[PM]) -> list[FitResult]:
+    """Accuracy and log loss as log-linear laws of size and data together, of data at each size, and of size at the
+    most data.
 
     Points are PMs. A slope with data varies within a chain (base model and seed), which is its cluster; a slope with
     size varies only between base models, so its clusters are base stages with t on their number less two. The
     variance of the shared held-out comparisons is added.
     """
-    points = pd.DataFrame([row | {"y": row["accuracy"]["value"]} for row in rows if row["tranche"] == "all"])
-    if points.empty:
-        return []
-    records = [study.records[s] for s in points.stage_id]
-    points["chain"] = [study.chain(record) for record in records]
-    points["base"] = [chain.rsplit("/", 1)[0] for chain in points.chain]
-    sets = point_sets(points)
+    return [result for y in VALUES for result in _log_linear(pms, y)]
+
+
+def _log_linear(pms: Sequence[PM], y: str) -> list[FitResult]:
+    sets = point_sets(pm_points(pms, y), y)
+    scores = {pm.record.stage_id: pm.scores for pm in pms}
     fits = pool_spread([_fit(one) for one in sets])
     return [
-        with_item_variance(between_bases(result, one), one.columns, [scores[s] for s in one.points.stage_id])
+        with_item_variance(between_bases(result, one), one.columns, [scores[s] for s in one.points.stage_id], y)
         for result, one in zip(fits, sets, strict=True)
     ]
 
 
-def point_sets(points: pd.DataFrame) -> list[PointSet]:
+def pm_points(pms: Sequence[PM], y: str) -> pd.DataFrame:
+    """The main PMs with size, data, chain and base, and the mean over their items of what is fitted as ``y``."""
+    points = [
+        {"stage_id": pm.record.stage_id, "model": pm.model.name, "n_params": pm.model.n_params,
+         "n_comparisons": pm.n_comparisons, "chain": pm.chain, "base": base_of(pm.chain),
+         "y": influences(getattr(pm.scores, VALUES[y]))[0]}
+        for pm in pms if pm.setting == MAIN
+    ]  # fmt: skip
+    return pd.DataFrame(points)
+
+
+def point_sets(points: pd.DataFrame, y: str = "accuracy") -> list[PointSet]:
     """All PMs; those of each size; and those at the most comparisons that every size has."""
-    sets = [PointSet("pm all", points, PM_X, "base")]
+    if points.empty:
+        return []
+    sets = [PointSet("pm all", points, PM_X, "base", y)]
     for _, part in points.groupby("n_params", sort=True):
-        sets.append(PointSet(f"pm {part.model.iloc[0]}", part, ("n_comparisons",), "chain"))
+        sets.append(PointSet(f"pm {part.model.iloc[0]}", part, ("n_comparisons",), "chain", y))
     everywhere = points.groupby("n_comparisons").n_params.nunique() == points.n_params.nunique()
     if everywhere.any():
         most = int(everywhere.index[everywhere].max())
-        sets.append(PointSet(f"pm n={most}", points[points.n_comparisons == most], ("n_params",), "base"))
+        sets.append(PointSet(f"pm n={most}", points[points.n_comparisons == most], ("n_params",), "base", y))
     return sets
 
 
 def _fit(one: PointSet) -> FitResult:
     cluster = one.points[one.cluster]
-    return fit(
-        "log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name="accuracy"
-    )
+    return fit("log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name=one.y)
 
 
 def between_bases(result: FitResult, one: PointSet) -> FitResult:
@@ -91,14 +105,14 @@ def between_bases(result: FitResult, one: PointSet) -> FitResult:
     return replace(result, params=params, ci_method="none", covariance=(), df=None, notes=(*result.notes, note))
 
 
-def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut]) -> FitResult:
+def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut], y: str = "accuracy") -> FitResult:
     """The fit with the covariance of the shared items added to that of the runs; t by Cochran's rule.
 
     With a single chain the items' is all there is: an interval that is conditional on this chain.
     """
     if result.status != "ok":
         return result
-    items, n_conversations = item_covariance(x, scores)
+    items, n_conversations = item_covariance(x, scores, y)
     if result.n_clusters == 1:
         df = np.full(len(items), float(n_conversations - 1))
         note = Note("items_only", f"the interval is over {n_conversations} held-out conversations, given this chain")
@@ -113,19 +127,20 @@ def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut]) -> F
     return with_covariance(result, runs + items, df, f"{result.ci_method}, items added", note)
 
 
-def item_covariance(x: Floats, scores: list[HeldOut]) -> tuple[Floats, int]:
+def item_covariance(x: Floats, scores: list[HeldOut], y: str = "accuracy") -> tuple[Floats, int]:
     """(p, p) covariance of log-linear coefficients from redrawing the held-out conversations, the same for all runs.
 
-    Coefficients are linear in the runs' accuracies, so a conversation's influence on them is the weighted sum of its
-    influences on the accuracies. Also the number of conversations.
+    Coefficients are linear in the runs' means, so a conversation's influence on them is the weighted sum of its
+    influences on the means. Also the number of conversations.
     """
     weights = np.linalg.pinv(np.column_stack([np.ones(len(x)), np.log(x)]))  # (p, runs)
     cluster = codes(np.concatenate([part.conversation for part in scores]))
     groups, start = int(cluster.max()) + 1, 0
     influence = np.zeros((groups, len(weights)))
     for run, part in enumerate(scores):
-        end = start + len(part.correct)
-        centred = (part.correct - part.correct.mean()) / len(part.correct)
+        values = getattr(part, VALUES[y])
+        end = start + len(values)
+        centred = (values - values.mean()) / len(values)
         influence += np.bincount(cluster[start:end], centred, minlength=groups)[:, None] * weights[:, run]
         start = end
     return influence.T @ influence * groups / max(groups - 1, 1), groups

@@ -12,16 +12,28 @@ import pandas as pd
 import hh_scaling
 from analysis import claims, frames, frontier, pm, tax_sizes
 from analysis.frontier_fits import frontier_fits, run_exponents
+from analysis.held_out import pm_scores
 from analysis.overoptimisation import overoptimisation, pooled_parting
+from analysis.pm_agreement import pm_agreement
+from analysis.pm_calibration import pm_calibration
+from analysis.pm_claims import pm_evidence
+from analysis.pm_curve import pm_curve
 from analysis.pm_fits import pm_fits
+from analysis.pm_floor import pm_floor, pm_score_rows
+from analysis.pm_mixing import pm_shares, pm_weights
+from analysis.pm_saturation import saturation_fits
+from analysis.pm_turns import pm_turns
+from analysis.pools import PM, preference_models
+from analysis.rate_check import rate_check
 from analysis.tax import BITS_MARGIN, MARGIN
 from hh_scaling.records import atomic_write, write_json
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
-    "pm", "pm_trend", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models",
-    "stages", "claims", "excluded",
+    "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
+    "pm_curve", "rate_check", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits",
+    "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -51,13 +63,14 @@ def analyze(
 
 def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str, Any]:
     """Everything in ``results.json``, as plain Python values that may still hold nan."""
-    scores = pm.pm_scores(study)
-    curves = frontier.load_curves(study)
+    scores = pm_scores(study)
+    pms = preference_models(study, scores)
+    all_curves = frontier.load_curves(study)
+    curves = [curve for curve in all_curves if study.is_main(curve.record)]
     items = tax_sizes.benchmark_items(study)
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin)
     data = study.of_kind("data")
-    pm_rows = pm.pm_rows(study, scores)
-    fits = pm_fits(study, scores, pm_rows) + frontier_fits(curves)
+    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves)
     over = overoptimisation(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     judged = claims.judge_all(
@@ -70,6 +83,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             pooled_parting(study, curves, scores),
             study.planned_sizes("pm"),
             study.planned_sizes("ppo"),
+            pm_evidence(pms),
         )
     )
     return {
@@ -85,8 +99,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "data": data[0].summary if data else None,
         "models": frames.model_rows(study),
         "stages": frames.stage_rows(study),
-        "pm": pm_rows,
-        "pm_trend": pm.pm_trend(study, scores),
+        **pm_tables(study, pms),
+        "rate_check": rate_check(study, pms, all_curves, scores),
         "frontier": frontier.frontier_rows(study, curves),
         "overoptimisation": over,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
@@ -97,6 +111,22 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "claims": judged,
         "samples": frames.samples(study),
         "excluded": sorted(study.excluded, key=lambda row: (str(row["kind"]), row["what"], row["reason"])),
+    }
+
+
+def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, Any]]]:
+    """The tables about preference models; one that the study has nothing for is empty."""
+    return {
+        "pm": pm.pm_rows(study, pms),
+        "pm_trend": pm.pm_trend(study, pms),
+        "pm_turns": pm_turns(study, pms),
+        "pm_calibration": pm_calibration(study, pms),
+        "pm_floor": pm_floor(study, pms),
+        "pm_scores": pm_score_rows(study, pms),
+        "pm_agreement": pm_agreement(study, pms),
+        "pm_shares": pm_shares(study, pms),
+        "pm_weights": pm_weights(study, pms),
+        "pm_curve": pm_curve(study, pms),
     }
 
 

@@ -57,7 +57,7 @@ class Group:
 def benchmark_items(study: Study) -> dict[str, Items]:
     """Per-item scores of every finished benchmark stage by task, by its id; checkpoints never reached are excluded."""
     found = {}
-    for record in study.of_kind("benchmark"):
+    for record in study.main_of_kind("benchmark"):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
         elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS)) is not None:
@@ -254,7 +254,7 @@ def origins(study: Study, policy: Record) -> list[tuple[str, Record]]:
 def recipes(study: Study) -> dict[str, str]:
     """The recipe's name for every policy: the study's, with a hash where one chain was tuned in several ways."""
     trainings: dict[tuple[str, str], set[str]] = defaultdict(set)
-    policies = study.of_kind("ppo")
+    policies = study.main_of_kind("ppo")
     for record in policies:
         trainings[study.model(record).name, study.chain(record)].add(_training(record))
     several = any(len(found) > 1 for found in trainings.values())

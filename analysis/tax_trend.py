@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from analysis.crossover import exp_or_none, fieller_root, gls_line, shared_covariance
-from analysis.estimates import Estimate, t_quantile
 from analysis.frames import Model
 from analysis.items import Pair
 from analysis.tax import pooled_taxes
@@ -49,7 +48,7 @@ def trend_over_sizes(labels: dict[str, Any], sizes: Sizes) -> tuple[dict[str, An
     line = gls_line(
         np.array([math.log(model.n_params) for model, _ in sizes]),
         np.array([p.estimate.value for p in pooled]),
-        shared_covariance([p.by_cluster for p in pooled], [_variance(p.estimate) for p in pooled]),
+        shared_covariance([p.by_cluster for p in pooled], [p.estimate.normal_variance() for p in pooled]),
     )
     root = fieller_root(line)
     place = exp_or_none(root.value)
@@ -61,11 +60,6 @@ def trend_over_sizes(labels: dict[str, Any], sizes: Sizes) -> tuple[dict[str, An
     }  # fmt: skip
     group = "tax " + " ".join(str(labels[k]) for k in ("task", "recipe", "before", "at")) + f" {labels['k_shot']}-shot"
     return row, trend_fit(group, line.intercept.to_dict(), line.slope.to_dict(), len(sizes), line.tau2)
-
-
-def _variance(estimate: Estimate) -> float:
-    """The variance that makes a normal interval as wide as the estimate's own t interval."""
-    return ((estimate.half_width() or 0.0) / t_quantile(0.975, None)) ** 2
 
 
 def trend_fit(group: str, c0: dict[str, Any], c1: dict[str, Any], n: int, tau2: float) -> dict[str, Any]:

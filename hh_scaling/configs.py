@@ -109,10 +109,11 @@ class SizeSpec(Config):
 
 
 class Schedule(Config):
-    """An AdamW run: rate, warm-up, shape. The rate at width d is learning_rate * (128 / d) ** width_exponent."""
+    """An AdamW run. The peak rate at width d is rate_factor * learning_rate * (128 / d) ** width_exponent."""
 
     learning_rate: PositiveFloat
     width_exponent: float = 0.0
+    rate_factor: PositiveFloat = 1.0  # of the rule's rate; other than 1 only where the rule itself is checked
     warmup_fraction: Fraction = 0.03
     decay: Literal["constant", "linear"] = "constant"
     final_fraction: Fraction = 0.1  # of the peak rate, at the end of a linear decay
@@ -172,6 +173,7 @@ class PMTraining(Config):
     n_epochs: Positive = 1
     trainable_layers: Positive | None = None  # the top k layers; None: all. Lower layers run without gradient
     schedule: Schedule = Schedule(learning_rate=4e-4, width_exponent=0.75)
+    eval_at: tuple[Positive, ...] = ()  # pairs seen after which the held-out part is scored along the pass
     checkpoint_seconds: PositiveFloat = 120.0
 
 
@@ -180,6 +182,8 @@ class PMConfig(Config):
     seed: int
     half: Half
     n_comparisons: Positive | None  # nested subsets: the first n of the half in a fixed order; None: all
+    helpful_share: Fraction | None = None  # of the n comparisons; None: as the data come
+    harmless_weight: PositiveFloat = 1.0  # lambda of (L_helpful + lambda L_harmless) / mean weight (figure 27)
     training: PMTraining
     compute: Compute
 

@@ -28,6 +28,7 @@ def set_up(compute: Compute) -> None:
     """Fix what rounding depends on: threads, deterministic kernels, no denormals (they are slow on processors)."""
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging; costs a tenth
     torch.set_flush_denormal(True)
     transformers.logging.set_verbosity_error()  # its load reports and bars would drown the launcher's lines
     transformers.logging.disable_progress_bar()
@@ -116,8 +117,13 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def load_pretrained(kind: type, source: str, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
-    """``kind.from_pretrained`` with float32 weights from safetensors; one line when it cannot be had."""
+def load_pretrained(
+    kind: type, source: str, trust_remote_code: bool = False, new_head: bool = True, **options: Any
+) -> PreTrainedModel:
+    """``kind.from_pretrained`` with float32 weights from safetensors; one line when it cannot be had.
+
+    With ``new_head`` the weights of a score head may be missing, which then are random.
+    """
     try:
         model, info = kind.from_pretrained(  # type: ignore[attr-defined]
             source, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
@@ -125,7 +131,7 @@ def load_pretrained(kind: type, source: str, trust_remote_code: bool = False, **
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{source}: cannot load this model ({reason})") from error
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("score.")):
+    if missing := sorted(key for key in info["missing_keys"] if not (new_head and key.startswith("score."))):
         raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}; expected: all of them")
     return without_dropout(model)
 

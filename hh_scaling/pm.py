@@ -1,11 +1,13 @@
 """The preference-model stage: train on one half's comparisons, score the held-out ones.
 
 The score is read on top of the end-of-context token that follows the response (Bai et al. 2022, appendix A.2); the
-loss is the Bradley-Terry negative log-likelihood; one pass at a fixed rate unless configured otherwise.
+loss is the Bradley-Terry negative log-likelihood; one pass at a fixed rate unless configured otherwise. What both
+responses of a comparison share is computed once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,222 +15,188 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from hh_scaling.configs import Compute, PMConfig
+from hh_scaling.configs import PMConfig
 from hh_scaling.estimates import clustered_mean
 from hh_scaling.losses import preference_loss
-from hh_scaling.models import (
-    ModelError,
-    autocast,
-    check_length,
-    describe,
-    forward_flops,
-    load_from_stage,
-    load_tokenizer,
-    micro_batches,
-    pad_right,
-    set_up,
-)
-from hh_scaling.pretrain import resume, save_model
+from hh_scaling.models import check_length, describe, load_tokenizer, set_up
+from hh_scaling.packing import Tree
+from hh_scaling.pairs import PairFile, choose_rows, is_harmless, read_rows, write_pairs
+from hh_scaling.pm_model import initial_pm
+from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite
 from hh_scaling.stages import StageContext, StageResult
-from hh_scaling.training import Stopwatch, apply_step, learning_rate, make_optimizer, save_training_state
+from hh_scaling.training import (
+    Stopwatch,
+    apply_step,
+    learning_rate,
+    load_training_state,
+    make_optimizer,
+    save_training_state,
+)
+from hh_scaling.tree_scores import TreeScores, batches, score_trees
+
+KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
+SCORED_AT_ONCE = 4096  # held-out comparisons whose token ids are in memory together
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Token ids of one comparison: prompt, response and end token of either side."""
+class HeldOut:
+    """The held-out comparisons: rows of the table, and their trees."""
 
-    chosen: list[int]
-    rejected: list[int]
+    table: Path
+    rows: np.ndarray
+    trees: PairFile
 
 
 def run(config: PMConfig, context: StageContext) -> StageResult:
     """Train the preference model, save it, and write its scores of the held-out comparisons."""
     set_up(config.compute)
     tokenizer = load_tokenizer(context.parents["base"])
-    rows = pd.read_parquet(context.parents["data"] / "comparisons.parquet")
-    half = rows[rows.split == config.half].sort_values("order")
-    if config.n_comparisons is not None:
-        if len(half) < config.n_comparisons:
-            raise ValueError(f"{len(half)} comparisons in the {config.half} half, wanted: {config.n_comparisons}")
-        half = half.head(config.n_comparisons)
-    pairs, dropped = tokenize_pairs(half, tokenizer, config.training.max_length)
-    if not pairs:
+    table, out = context.parents["data"] / "comparisons.parquet", context.out
+    longest = config.training.max_length
+    chosen = choose_rows(table, config.half, config.n_comparisons, config.helpful_share)
+    pairs = write_pairs(table, chosen.row.to_numpy(), tokenizer, longest, out.path / "pairs.tmp")
+    kept = np.flatnonzero(~pairs.equal)
+    dropped = {"equal_after_truncation": len(pairs) - len(kept)}
+    if not len(kept):
         raise ValueError(f"no comparison is left in the {config.half} half ({dropped}), needed: at least 1")
+    rows = choose_rows(table, "held_out", None).row.to_numpy()
+    held_out = HeldOut(table, rows, write_pairs(table, rows, tokenizer, longest, out.path / "held_out.tmp"))
     model = initial_pm(context.parents["base"], tokenizer, config)
-    check_length(model, config.training.max_length, "pm.max_length")
-    train(model, pairs, config, context.out)
-    save_model(model, tokenizer, context.out.path / "model")
-    held_out = rows[rows.split == "held_out"].sort_values("order")
-    scores = score_comparisons(model, tokenizer, held_out, config, context.out)
-    scores.to_parquet(context.out.path / "scores.parquet", index=False)
-    summary = {"model": describe(model, config.size.name), "half": config.half, "n_comparisons": len(pairs)}
+    check_length(model, longest, "pm.max_length")
+    weights = loss_weights(chosen.tranche.iloc[kept], config.harmless_weight)
+    Training(model, pairs.select(kept), weights, held_out, config, out).run()
+    save_model(model, tokenizer, out.path / "model")
+    scores = score_table(held_out, score_held_out(TreeScores(model, config.compute), held_out, out))
+    scores.to_parquet(out.path / "scores.parquet", index=False)
+    for name in ("pairs.tmp", "held_out.tmp"):
+        (out.path / name).unlink()
+    summary = {"model": describe(model, config.size.name), "half": config.half, "n_comparisons": len(kept)}
     return StageResult(summary | {"dropped": dropped} | summarise(scores))
 
 
-# ---------------------------------------------------------------- tokens
-
-
-def context_ids(prompt: list[int], response: list[int], end: int, max_length: int) -> list[int]:
-    """prompt + response + end token, at most ``max_length``: the prompt loses its start, then the response its end."""
-    response = response[: max_length - 1]
-    room = max_length - 1 - len(response)
-    return (prompt[-room:] if room else []) + response + [end]
-
-
-def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of plain texts: no special tokens added, none recognised."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return ids
-
-
-def tokenize_pairs(rows: pd.DataFrame, tokenizer: Any, max_length: int) -> tuple[list[Pair], dict[str, int]]:
-    """The comparisons as token ids, and how many were dropped because truncation made both sides equal.
-
-    Prompt and response are encoded apart, so that the tokens are those a policy would emit after the prompt.
-    """
-    prompts, chosen, rejected = (encode(tokenizer, list(rows[c])) for c in ("prompt", "chosen", "rejected"))
-    end = tokenizer.eos_token_id
-    pairs = [
-        Pair(context_ids(p, c, end, max_length), context_ids(p, r, end, max_length))
-        for p, c, r in zip(prompts, chosen, rejected, strict=True)
-    ]
-    kept = [pair for pair in pairs if pair.chosen != pair.rejected]
-    return kept, {"equal_after_truncation": len(pairs) - len(kept)}
-
-
-# ---------------------------------------------------------------- model
-
-
-def initial_pm(base: Path, tokenizer: Any, config: PMConfig) -> PreTrainedModel:
-    """The base with a fresh score head, N(0, 1 / (d_model + 1)) under the stage's seed; low layers frozen if asked."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = load_from_stage(AutoModelForSequenceClassification, base, compute=config.compute, num_labels=1)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    generator = torch.Generator().manual_seed(config.seed)
-    head = score_head(model)
-    with torch.no_grad():
-        width = head.weight.shape[1]
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / (width + 1) ** 0.5)
-    if config.training.trainable_layers is not None:
-        freeze_below(model, config.training.trainable_layers)
-    return model
-
-
-def score_head(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer on the trunk that gives the score."""
-    head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
-        raise ModelError(f"{type(model).__name__}: no scalar score layer, needed: a sequence classifier with one label")
-    return head
-
-
-def freeze_below(model: PreTrainedModel, trainable_layers: int) -> None:
-    """Leave gradients only to the top ``trainable_layers`` decoder layers, the final norm and the score head."""
-    for parameter in model.base_model.parameters():
-        parameter.requires_grad_(False)
-    layers = model.base_model.layers
-    final_norm = getattr(model.base_model, "norm", None) or getattr(model.base_model, "final_layer_norm", None)
-    for module in (*layers[-trainable_layers:], final_norm):
-        if module is not None:
-            for parameter in module.parameters():
-                parameter.requires_grad_(True)
-
-
-def scores_of(model: PreTrainedModel, sequences: list[list[int]], compute: Compute) -> Tensor:
-    """(B,) float32 scores at each sequence's last token, in the given order, one padded forward pass."""
-    tokens, lengths = pad_right(sequences, model.config.pad_token_id or 0, compute.device)
-    with autocast(compute):
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    last = hidden[torch.arange(len(sequences), device=hidden.device), lengths - 1]
-    return score_head(model)(last.float()).squeeze(-1)
-
-
-@torch.no_grad()
-def score_sequences(
-    model: PreTrainedModel, sequences: list[list[int]], compute: Compute, out: StageWriter | None = None
-) -> np.ndarray:
-    """(n,) scores of token sequences that end with the end token, in micro-batches of similar length."""
-    scores = np.zeros(len(sequences), dtype=np.float32)
-    for group in micro_batches([len(s) for s in sequences], compute.micro_batch_tokens):
-        batch = [sequences[i] for i in group]
-        scores[group] = scores_of(model, batch, compute).cpu().numpy()
-        if out is not None:
-            n_tokens = sum(map(len, batch))
-            out.count(n_tokens, forward_flops(model, n_tokens, n_tokens / len(batch), logits=0))
-    return scores
+def loss_weights(tranche: pd.Series, harmless_weight: float) -> Tensor:
+    """(n,) float32 weights of L = L_helpful + lambda L_harmless, of mean 1 so that lambda does not change the rate."""
+    weights = np.where(is_harmless(tranche).to_numpy(bool), harmless_weight, 1.0)
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
 # ---------------------------------------------------------------- training
 
 
-def train(model: PreTrainedModel, pairs: list[Pair], config: PMConfig, out: StageWriter) -> None:
+class Training:
     """One pass (or ``n_epochs``) over the pairs in a seeded order; resumes from an earlier attempt's state."""
-    training = config.training
-    n_batches = max(1, len(pairs) // training.batch_size)
-    rng = np.random.default_rng(config.seed)
-    order = np.concatenate([rng.permutation(len(pairs)) for _ in range(training.n_epochs)])
-    batches = np.array_split(order, n_batches * training.n_epochs)
-    optimizer = make_optimizer(model.parameters(), training.schedule)
-    first, stopwatch = resume(out, model, optimizer), Stopwatch(training.checkpoint_seconds)
-    for step in range(first, len(batches)):
-        batch = [pairs[i] for i in batches[step]]
-        stats = accumulate_gradient(model, batch, config.compute, out, step)
-        rate = learning_rate(training.schedule, model.config.hidden_size, step, len(batches))
-        norm = apply_step(optimizer, training.schedule, rate, step)
-        done = int(sum(len(b) for b in batches[: step + 1]))
-        out.log({"step": step, "pairs": done, **stats, "lr": rate, "grad_norm": norm})
-        out.progress(step + 1, len(batches), f"loss {stats['loss']:.3f}")
-        if stopwatch.due():
-            with out.save_state(step, {}) as folder:
-                save_training_state(folder, model, optimizer)
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pairs: Sequence[Tree] | PairFile,
+        weights: Tensor,
+        held_out: HeldOut | None,
+        config: PMConfig,
+        out: StageWriter,
+    ) -> None:
+        self.model, self.pairs, self.weights, self.held_out = model, pairs, weights, held_out
+        self.config, self.out = config, out
+        self.scores = TreeScores(model, config.compute)
+        self.optimizer = make_optimizer(model.parameters(), config.training.schedule)
+        self.curve: dict[int, Tensor] = {}  # pairs seen -> (held-out comparisons, 2) scores
 
-def accumulate_gradient(
-    model: PreTrainedModel, batch: list[Pair], compute: Compute, out: StageWriter, step: int
-) -> dict[str, float]:
-    """Gradient of the batch's mean loss, in micro-batches of whole pairs; returns mean loss and accuracy."""
-    loss_sum = correct = 0.0
-    lengths = [2 * max(len(pair.chosen), len(pair.rejected)) for pair in batch]
-    for group in micro_batches(lengths, compute.micro_batch_tokens):
-        part = [batch[i] for i in group]
-        scores = scores_of(model, [p.chosen for p in part] + [p.rejected for p in part], compute)
-        chosen, rejected = scores.chunk(2)
-        losses = preference_loss(chosen, rejected)
-        (losses.sum() / len(batch)).backward()
-        loss_sum += check_finite("preference loss", losses.sum().item(), step)
-        correct += (chosen > rejected).sum().item()
-        n_tokens = sum(len(p.chosen) + len(p.rejected) for p in part)
-        out.count(n_tokens, 3 * forward_flops(model, n_tokens, n_tokens / (2 * len(part)), logits=0))
-    return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+    def run(self) -> None:
+        """Train to the end; with ``eval_at``, curve.parquet has the held-out scores along the way."""
+        training, schedule = self.config.training, self.config.training.schedule
+        batches_ = self.order()
+        seen = np.cumsum([len(b) for b in batches_])
+        stopwatch = Stopwatch(training.checkpoint_seconds)
+        for step in range(self.resume(), len(batches_)):
+            stats = self.accumulate_gradient(batches_[step], step)
+            rate = learning_rate(schedule, self.model.config.hidden_size, step, len(batches_))
+            norm = apply_step(self.optimizer, schedule, rate, step)
+            self.out.log({"step": step, "pairs": int(seen[step]), **stats, "lr": rate, "grad_norm": norm})
+            self.evaluate(int(seen[step - 1]) if step else 0, int(seen[step]))
+            self.out.progress(step + 1, len(batches_), f"loss {stats['loss']:.3f}")
+            if stopwatch.due():
+                self.save(step)
+        if self.curve:
+            self.write_curve()
+
+    def order(self) -> list[np.ndarray]:
+        """The pairs' indices batch by batch: nearly equal batches of about ``batch_size``."""
+        training, n = self.config.training, len(self.pairs)
+        rng = np.random.default_rng(self.config.seed)
+        order = np.concatenate([rng.permutation(n) for _ in range(training.n_epochs)])
+        return np.array_split(order, max(1, n // training.batch_size) * training.n_epochs)
+
+    def accumulate_gradient(self, batch: np.ndarray, step: int) -> dict[str, float]:
+        """Gradient of the batch's mean weighted loss; returns mean loss (unweighted) and accuracy."""
+        trees, weights = [self.pairs[int(i)] for i in batch], self.weights[torch.from_numpy(batch)]
+        loss_sum = correct = 0.0
+        with self.scores.fixed_weights():
+            for group in batches(trees, self.config.compute.micro_batch_tokens):
+                part = [trees[i] for i in group]
+                chosen, rejected = self.scores(part).unbind(1)
+                losses = preference_loss(chosen, rejected)
+                ((losses * weights[group].to(losses.device)).sum() / len(batch)).backward()
+                loss_sum += check_finite("preference loss", losses.sum().item(), step)
+                correct += (chosen > rejected).sum().item()
+                self.scores.count(part, self.out, passes=3)
+        return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+
+    def evaluate(self, before: int, after: int) -> None:
+        """Score the held-out comparisons where a wanted number of pairs has just been passed."""
+        if self.held_out is not None and any(before < n <= after for n in self.config.training.eval_at):
+            self.curve[after] = score_held_out(self.scores, self.held_out, self.out)
+
+    def save(self, step: int) -> None:
+        """A state to resume from."""
+        with self.out.save_state(step, {}) as folder:
+            curve = {f"curve.{n}": scores for n, scores in self.curve.items()}
+            save_training_state(folder, self.model, self.optimizer, **curve)
+
+    def resume(self) -> int:
+        """The first step still to be made: 0, or the one after the newest valid state, which is restored."""
+        if (found := self.out.resume()) is None:
+            return 0
+        extra = load_training_state(found[0], self.model, self.optimizer)
+        self.curve = {int(name.removeprefix("curve.")): scores for name, scores in extra.items()}
+        return int(found[1]["step"]) + 1
+
+    def write_curve(self) -> None:
+        """curve.parquet: one row a held-out comparison and number of pairs seen."""
+        assert self.held_out is not None
+        ids = score_table(self.held_out, next(iter(self.curve.values()))).comparison_id
+        parts = [
+            pd.DataFrame({"pairs": n, "comparison_id": ids, "score_chosen": s[:, 0], "score_rejected": s[:, 1]})
+            for n, s in sorted(self.curve.items())
+        ]
+        pd.concat(parts).to_parquet(self.out.path / "curve.parquet", index=False)
 
 
 # ---------------------------------------------------------------- held-out scores
 
 
-def score_comparisons(
-    model: PreTrainedModel, tokenizer: Any, rows: pd.DataFrame, config: PMConfig, out: StageWriter
-) -> pd.DataFrame:
-    """One row a comparison: ids, tranche, both scores, both lengths in characters. None is dropped."""
-    prompts, chosen, rejected = (encode(tokenizer, list(rows[c])) for c in ("prompt", "chosen", "rejected"))
-    end, limit = tokenizer.eos_token_id, config.training.max_length
-    sides = [context_ids(p, c, end, limit) for p, c in zip(prompts, chosen, strict=True)]
-    sides += [context_ids(p, r, end, limit) for p, r in zip(prompts, rejected, strict=True)]
-    scores = score_sequences(model, sides, config.compute, out)
-    kept = rows[["comparison_id", "conversation", "tranche", "n_turns"]].reset_index(drop=True)
-    return kept.assign(
-        score_chosen=scores[: len(rows)],
-        score_rejected=scores[len(rows) :],
-        length_chosen=rows.chosen.str.len().to_numpy(),
-        length_rejected=rows.rejected.str.len().to_numpy(),
-        p_chosen=rows.p_chosen.to_numpy(dtype=float),
-    )
+def score_held_out(scores: TreeScores, held_out: HeldOut, out: StageWriter) -> Tensor:
+    """(n, 2) scores of the chosen and the rejected side; none is dropped."""
+    parts = []
+    for start in range(0, len(held_out.trees), SCORED_AT_ONCE):
+        here = range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))
+        parts.append(score_trees(scores, [held_out.trees[i] for i in here], out))
+    return torch.cat(parts)
+
+
+def score_table(held_out: HeldOut, scores: Tensor) -> pd.DataFrame:
+    """One row a comparison: ids, tranche, turns, both scores, both lengths in characters, p(chosen) where known."""
+    columns = (*KEPT, "chosen", "rejected", "p_chosen")
+    parts = []
+    for places, frame in read_rows(held_out.table, held_out.rows, columns):
+        lengths = {f"length_{side}": frame[side].str.len().to_numpy() for side in ("chosen", "rejected")}
+        values = {f"score_{side}": scores.numpy()[places, i] for i, side in enumerate(("chosen", "rejected"))}
+        part = frame[list(KEPT)].assign(**values, **lengths, p_chosen=frame.p_chosen.to_numpy(dtype=float))
+        parts.append(part.set_index(places))
+    return pd.concat(parts).sort_index().reset_index(drop=True)
 
 
 def summarise(scores: pd.DataFrame) -> dict[str, Any]:

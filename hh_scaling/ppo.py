@@ -38,7 +38,7 @@ from hh_scaling.models import (
     micro_batches,
     set_up,
 )
-from hh_scaling.pm import encode
+from hh_scaling.pairs import encode
 from hh_scaling.policy_eval import Evaluation, Evaluator
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json

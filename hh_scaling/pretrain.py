@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
@@ -57,7 +58,9 @@ def run(config: BaseConfig, context: StageContext) -> StageResult:
             summary["note"] = note
     summary["model"] = describe(model, config.size.name)
     held_out = [row["text"] for row in read_jsonl(context.parents["data"] / "text" / "held_out.jsonl")]
-    summary["held_out"] = held_out_loss(model, tokenizer, held_out, config.training, config.compute)
+    documents = document_losses(model, tokenizer, held_out, config.training, config.compute)
+    documents.drop(columns="bytes").to_parquet(context.out.path / "held_out.parquet", index=False)
+    summary["held_out"] = summed_loss(documents)
     return StageResult(summary)
 
 
@@ -180,34 +183,44 @@ def load_tokenizer_folder(folder: Path) -> Any:
 # ---------------------------------------------------------------- held-out loss
 
 
-@torch.no_grad()
 def held_out_loss(
     model: PreTrainedModel, tokenizer: Any, texts: list[str], training: BaseTraining, compute: Compute
 ) -> dict[str, Any] | None:
-    """Held-out loss in nats a token and in bits a byte over whole documents, cut into windows of the context length.
+    """Held-out loss in nats a token and in bits a byte over whole documents; None when there is no held-out text."""
+    return summed_loss(document_losses(model, tokenizer, texts, training, compute))
 
-    Reads documents until ``eval_tokens``; None when the study has no held-out text.
+
+@torch.no_grad()
+def document_losses(
+    model: PreTrainedModel, tokenizer: Any, texts: list[str], training: BaseTraining, compute: Compute
+) -> pd.DataFrame:
+    """``document`` (its number), summed ``nats``, ``tokens`` and ``bytes`` of documents until ``eval_tokens``.
+
+    Documents are cut into windows of the context length; empty ones are passed over.
     """
-    nats: list[float] = []
-    tokens: list[int] = []
-    n_bytes: list[int] = []
-    for text in texts:
+    rows: list[tuple[int, float, int, int]] = []
+    n_tokens = 0
+    for number, text in enumerate(texts):
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not ids:
             continue
-        nats.append(0.0)
+        nats = 0.0
         for start in range(0, len(ids), training.context):
             window = ids[start : start + training.context]
             row = torch.tensor([[tokenizer.eos_token_id, *window]], device=compute.device)
-            nats[-1] += float(lm_loss(model, row, compute)) * len(window)
-        tokens.append(len(ids))
-        n_bytes.append(len(text.encode()))
-        if sum(tokens) >= training.eval_tokens:
+            nats += float(lm_loss(model, row, compute)) * len(window)
+        rows.append((number, nats, len(ids), len(text.encode())))
+        n_tokens += len(ids)
+        if n_tokens >= training.eval_tokens:
             break
-    if not tokens:
+    return pd.DataFrame(rows, columns=["document", "nats", "tokens", "bytes"])
+
+
+def summed_loss(documents: pd.DataFrame) -> dict[str, Any] | None:
+    """Nats a token and bits a byte with standard errors over documents; None where there are none."""
+    if documents.empty:
         return None
-    values = np.array(nats)
     return {
-        "loss": ratio(values, tokens),
-        "bits_per_byte": ratio(values / math.log(2), n_bytes),
+        "loss": ratio(documents.nats, documents.tokens),
+        "bits_per_byte": ratio(documents.nats / math.log(2), documents.bytes),
     }

@@ -26,7 +26,7 @@ from hh_scaling.models import (
     pad_right,
     set_up,
 )
-from hh_scaling.pm import context_ids, encode
+from hh_scaling.pairs import context_ids, encode
 from hh_scaling.pretrain import held_out_loss, resume, save_model
 from hh_scaling.records import check_finite, read_jsonl, read_record
 from hh_scaling.stages import StageContext, StageResult

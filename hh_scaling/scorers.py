@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
 from hh_scaling.models import same_tokenizer
-from hh_scaling.pm import context_ids, encode, score_sequences
+from hh_scaling.pairs import context_ids, encode
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample
+from hh_scaling.tree_scores import TreeScores, chains, score_trees
 
 
 def stream_seed(seed: int, step: int, stream: str) -> int:
@@ -32,7 +33,7 @@ class PMScorer:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, policy_tokenizer: Any, compute: Compute, out: StageWriter
     ) -> None:
-        self.model, self.tokenizer, self.compute, self.out = model, tokenizer, compute, out
+        self.scores, self.tokenizer, self.out = TreeScores(model, compute), tokenizer, out
         self.policy_tokenizer = policy_tokenizer
         self.reencodes = not same_tokenizer(tokenizer, policy_tokenizer)
         self.max_length = int(getattr(model.config, "max_position_embeddings", 1 << 20))
@@ -45,7 +46,8 @@ class PMScorer:
         own_end = self.tokenizer.eos_token_id
         pairs = zip(prompts, responses, strict=True)
         sequences = [context_ids(p, r, own_end, self.max_length) for p, r in pairs]
-        return score_sequences(self.model, sequences, self.compute, self.out)
+        scores: np.ndarray = score_trees(self.scores, chains(sequences), self.out).squeeze(1).numpy()
+        return scores
 
     def translate(self, rows: list[list[int]]) -> list[list[int]]:
         """The policy's token ids as the preference model's."""

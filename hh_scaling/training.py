@@ -18,8 +18,8 @@ REFERENCE_WIDTH = 128
 
 
 def peak_learning_rate(schedule: Schedule, d_model: int) -> float:
-    """learning_rate * (128 / d_model) ** width_exponent."""
-    return schedule.learning_rate * (REFERENCE_WIDTH / d_model) ** schedule.width_exponent
+    """rate_factor * learning_rate * (128 / d_model) ** width_exponent."""
+    return schedule.rate_factor * schedule.learning_rate * (REFERENCE_WIDTH / d_model) ** schedule.width_exponent
 
 
 def learning_rate(schedule: Schedule, d_model: int, step: int, n_steps: int) -> float:

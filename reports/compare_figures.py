@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports import save, tax_figures
-from reports.figures import grid_size
+from reports.figure_spec import grid_size
 
 Row = Mapping[str, Any]
 NAME = "compare"

@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
-
 import pandas as pd
-from matplotlib.figure import Figure
 
-from reports import frontier_figures, pm_figures, style, tax_figures
+from reports import frontier_figures, tax_figures
+from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
-
-Section = Literal["pm", "frontier", "tax"]
-Row = Mapping[str, Any]
-WIDTH = 9.6  # inches: the page's column at 96 pixels an inch
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """A figure as a function of results: ``table`` makes the numbers, ``draw`` draws nothing but them."""
-
-    name: str  # stem of its files
-    section: Section
-    title: str
-    caption: str
-    why_empty: str  # said in its place when the table has no rows
-    table: Callable[[Row], pd.DataFrame]
-    draw: Callable[[Figure, pd.DataFrame], None]
-    columns: int = 1  # panels side by side; 1 where the figure is a single row of fixed size
-
-    def size(self, table: pd.DataFrame) -> tuple[float, float]:
-        """Width and height in inches."""
-        return (WIDTH, 4.2) if self.columns == 1 else grid_size(table["panel"].nunique(), self.columns)
-
-
-def grid_size(n_panels: int, columns: int) -> tuple[float, float]:
-    """Width and height in inches of a grid of panels, which grows by a row for every ``columns`` of them."""
-    rows = -(-n_panels // style.grid_columns(n_panels, columns))
-    height = 0.8 + (3.4 if columns == 2 else 2.6) * rows
-    return (WIDTH if n_panels > 1 else 5.8, height)
-
+from reports.pm_registry import PM_FIGURES, RATE_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
-    FigureSpec(
-        name="figure-07-pm-accuracy",
-        section="pm",
-        title="Preference-model accuracy against data and against size",
-        caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves, with 95 % intervals "
-        "where there are any, small dots single preference models. Lines are log-linear fits inside the range "
-        "of their data: left one a size, right the joint fit in size and data. All are judged on the same "
-        "held-out comparisons.",
-        why_empty="no preference model was trained and scored on held-out comparisons.",
-        table=pm_figures.pm_accuracy_table,
-        draw=pm_figures.draw_pm_accuracy,
-    ),
-    FigureSpec(
-        name="pm-tranches",
-        section="pm",
-        title="Preference-model accuracy by tranche",
-        caption="Every preference model trained on the largest number of comparisons, with its 95 % interval over "
-        "conversations.",
-        why_empty="the held-out comparisons are all of one tranche.",
-        table=pm_figures.pm_tranche_table,
-        draw=pm_figures.draw_pm_tranches,
-        columns=3,
-    ),
+    *PM_FIGURES,
     FigureSpec(
         name="figure-04-samples",
         section="frontier",
@@ -139,6 +84,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         draw=tax_figures.draw_tax,
         columns=3,
     ),
+    *RATE_FIGURES,
 )
 
 

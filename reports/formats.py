@@ -81,6 +81,20 @@ def format_estimate(estimate: Estimate | None, signed: bool = False, scale: floa
     return text if estimate.get("n") is None else f"{text} (n={estimate['n']:,.0f})"
 
 
+def format_detectable(difference: Estimate) -> str:
+    """The smallest true difference that would be found with 80 % power, to the decimals of its interval."""
+    mde = difference.get("mde")
+    return MISSING if mde is None else format_number(mde, estimate_decimals(difference))
+
+
+def format_difference(difference: Estimate | None) -> str:
+    """A signed estimate and beside it the smallest true difference that would be found with 80 % power."""
+    text = format_estimate(difference, signed=True)
+    if difference is None or difference.get("value") is None or difference.get("mde") is None:
+        return text
+    return f"{text}, detectable {format_detectable(difference)}"
+
+
 def format_p(p: float) -> str:
     """A p value with two digits; below .001 as a bound."""
     return "< 0.001" if p < 0.001 else format_number(p, 3 if p < 0.1 else 2)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.rate_check import RATE_RULE
 from reports.formats import format_estimate, format_number, join_words, plural
 from reports.frontier_figures import unresolved
 from reports.results import has_value, rows_of, usable
@@ -97,6 +98,7 @@ def method_sentences(results: Row) -> list[str]:
             "longer response of the same comparisons; the Bayes ceiling is the mean of max(p, 1 − p) where the world's "
             "label probability p is known."
         )
+    lines += _further(results)
     if rows_of(results, "frontier"):
         lines.append(_kl(results))
         lines.append(
@@ -115,6 +117,33 @@ def method_sentences(results: Row) -> list[str]:
         "and t on their number less two; where seeds share a base, other intervals leave out how bases vary."
     )
     return [line for line in lines if line]
+
+
+def _further(results: Row) -> list[str]:
+    """How the further tables of preference models were made, as far as the study has them."""
+    lines = []
+    if rows_of(results, "pm_turns") or rows_of(results, "pm_floor"):
+        lines.append(
+            "How preference models score is measured on those trained on the largest number of comparisons at their "
+            "size, pooled over runs. Lengths match where they differ by at most a tenth of the longer. The last class "
+            "of turns holds all later ones once few conversations reach them. For densities and thresholds each "
+            "preference model's mean over the held-out responses is subtracted. Score differences are binned by their "
+            "own quantiles."
+        )
+    if rows_of(results, "pm_shares") or rows_of(results, "pm_weights"):
+        lines.append(
+            "A comparison counts as helpful or harmless by the start of its tranche's name. Mixtures have the same "
+            "number of comparisons in all; weights apply to the data as they come. The mean accuracy gives both kinds "
+            "one half whatever their numbers."
+        )
+    if rows_of(results, "rate_check"):
+        lines.append(f"Learning rates, the verdict on the rule. {RATE_RULE[0].upper()}{RATE_RULE[1:]}")
+    if lines or rows_of(results, "pm_curve"):
+        lines.append(
+            "Detectable is the smallest true difference that a two-sided 5 % test finds with 80 % power: se · "
+            "(t(.975) + t(.80)), 2.8 standard errors with many degrees of freedom."
+        )
+    return lines
 
 
 def _data(results: Row) -> str:

@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.fit_result import FitResult
 from reports import style
 from reports.formats import format_count
 from reports.results import (
@@ -25,6 +26,7 @@ from reports.results import (
     models_by_size,
     reference_levels,
     rows_of,
+    saturating_fit,
     size_fit,
     tidy,
     usable,
@@ -32,6 +34,8 @@ from reports.results import (
 
 BY_DATA, BY_SIZE = "by comparisons", "by parameters"
 BAYES, LENGTH, CHANCE = "Bayes ceiling", "the longer one wins", "chance"
+_LEVELS = ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy"))
+N_VERTICES = 25  # of a curve
 Row = Mapping[str, Any]
 
 
@@ -44,7 +48,7 @@ def pm_accuracy_table(results: Row) -> pd.DataFrame:
     singles = [row for row in rows_of(results, "pm") if row["tranche"] == "all" and has_value(row["accuracy"])]
     rows = [cells for row in trend for cells in _both_panels(row, "point", estimate_cells(row["accuracy"]))]
     rows += [cells for row in singles for cells in _both_panels(row, "run", {"y": row["accuracy"]["value"]})]
-    rows += _fitted_lines(results, trend)
+    rows += _fitted_lines(results, trend) + _saturating_curves(results, trend)
     if rows:
         rows += _references(singles)
     return tidy(rows)
@@ -98,13 +102,39 @@ def _tranche_cells(row: Row) -> dict[str, Any]:
 def _references(singles: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The levels that length alone and a perfect reader of the labels reach on the same held-out items."""
     rows = []
-    for name, column in ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy")):
+    for name, column in _LEVELS:
         known = [row[column] for row in singles if has_value(row.get(column))]
         if known:
             cells = estimate_cells(known[-1])
             shared = {"layer": "reference", "series": name, "y_name": "accuracy", **cells}
             rows += [{**shared, "panel": panel} for panel in (BY_DATA, BY_SIZE)]
     return rows
+
+
+def level_rows(results: Row, group: str, panel: str) -> list[dict[str, Any]]:
+    """The levels of a kind of comparison (its tranches' means weighted by n), of one tranche, of all or of both kinds'
+    mean, as tidy rows of ``panel``."""
+    if group == "mean":
+        both = [_levels(results, kind) for kind in ("helpful", "harmless")]
+        found = {name: (both[0][name] + both[1][name]) / 2 for name in both[0] if name in both[1]}
+    else:
+        found = _levels(results, group)
+    return [{"panel": panel, "layer": "reference", "series": n, "y_name": "accuracy", "y": y} for n, y in found.items()]
+
+
+def _levels(results: Row, group: str) -> dict[str, float]:
+    """The Bayes ceiling and what length reaches, where they are known; the items are the same for every PM."""
+    every = rows_of(results, "pm")
+    rows = [row for row in every if row["stage_id"] == every[0]["stage_id"]]  # none of none
+    own = [row for row in rows if row["tranche"] == group]
+    parts = own or [row for row in rows if row["tranche"].startswith(group)]
+    found = {}
+    for name, column in _LEVELS:
+        known = [row[column] for row in parts if has_value(row.get(column))]
+        if known and len(known) == len(parts):
+            n = sum(level["n"] for level in known)
+            found[name] = sum(level["value"] * level["n"] for level in known) / n
+    return found
 
 
 def _fitted_lines(results: Row, trend: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -125,6 +155,33 @@ def _fitted_lines(results: Row, trend: list[dict[str, Any]]) -> list[dict[str, A
         shared = {"panel": BY_SIZE, "series": format_count(n_pairs), "x_name": "n_params"}
         rows += _line(fit, here, shared, math.log(n_pairs))
     return rows
+
+
+def _saturating_curves(results: Row, trend: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The laws that level off, inside the range of their data, where they could be determined: against data one a
+    size, against size the joint law, or that of the most comparisons alone."""
+    rows: list[dict[str, Any]] = []
+    for model in models_by_size(results):
+        here = [row["n_comparisons"] for row in trend if row["model"] == model["name"]]
+        fit = saturating_fit(results, f"pm {model['name']}", ["n_comparisons"])
+        shared = {"panel": BY_DATA, "series": model["name"], "model": model["name"], "n_params": model["n_params"]}
+        rows += [{**shared, "x_name": "n_comparisons", **cells} for cells in _curve(fit, here)]
+    joint = saturating_fit(results, "pm all", ["n_params", "n_comparisons"])
+    for n_pairs in sorted({row["n_comparisons"] for row in trend}):
+        here = [row["n_params"] for row in trend if row["n_comparisons"] == n_pairs]
+        own = saturating_fit(results, f"pm n={n_pairs}", ["n_params"])
+        cells = _curve(own, here) if joint is None else _curve(joint, here, n_pairs)
+        rows += [{"panel": BY_SIZE, "series": format_count(n_pairs), "x_name": "n_params", **c} for c in cells]
+    return rows
+
+
+def _curve(fit: Row | None, xs: list[float], n_pairs: int | None = None) -> list[dict[str, Any]]:
+    """Vertices of a law over the range of ``xs``, at that number of comparisons where it is a law of both."""
+    if fit is None or len(set(xs)) < 2:
+        return []
+    x = np.geomspace(min(xs), max(xs), N_VERTICES)
+    y = FitResult.from_dict(fit).predict(x if n_pairs is None else np.column_stack([x, np.full_like(x, n_pairs)]))
+    return [{"layer": "curve", "x": a, "y_name": "accuracy", "y": b} for a, b in zip(x, y, strict=True)]
 
 
 def _line(fit: Row | None, xs: list[float], shared: Row, log_pairs: float = 0.0) -> list[dict[str, Any]]:
@@ -149,7 +206,8 @@ def draw_pm_accuracy(figure: Figure, table: pd.DataFrame) -> None:
     by_data, by_size = table[table["panel"] == BY_DATA], table[table["panel"] == BY_SIZE]
     colours, markers = style.size_colours(models), style.size_markers(models)
     _draw_panel(left, by_data, models, colours, markers)
-    style.legend_under(left, style.size_handles(models, colours, markers), columns=4)
+    levelling = [levelling_handle()] if (table["layer"] == "curve").any() else []
+    style.legend_under(left, [*style.size_handles(models, colours, markers), *levelling], columns=4)
     numbers = list(dict.fromkeys(by_data[by_data["layer"] == "point"].sort_values("x")["x"].map(format_count)))
     greys, shapes = _number_looks(numbers)
     _draw_panel(right, by_size, numbers, greys, shapes)
@@ -180,14 +238,28 @@ def _draw_panel(
         fit = known[(known["series"] == name) & (known["layer"] == "fit")]
         axes.plot(runs["x"], runs["y"], linestyle="none", marker=".", markersize=4, color=colour, alpha=0.35)
         axes.plot(fit["x"], fit["y"], color=colour, linewidth=1.2, alpha=0.8)
+        curve = known[(known["series"] == name) & (known["layer"] == "curve")]
+        axes.plot(curve["x"], curve["y"], color=colour, linewidth=1.2, alpha=0.8, linestyle=style.LEVELS_OFF)
         style.error_points(axes, points, colour, markers[name])
-    _draw_references(axes, rows)
-    style.log_count_axis(axes, rows["x"].dropna())
+    draw_references(axes, rows)
+    style.log_count_axis(axes, known[known["layer"] != "curve"]["x"].dropna())
 
 
-def _draw_references(axes: Axes, rows: pd.DataFrame) -> None:
+def draw_references(axes: Axes, rows: pd.DataFrame) -> None:
+    """A line across the panel at each of its reference levels."""
     for name, level in reference_levels(rows).items():
         style.reference_line(axes, level, _DASHES[name])
+
+
+def levelling_handle() -> Line2D:
+    """The legend entry of a law that levels off."""
+    return Line2D([], [], color=style.INK, linestyle=style.LEVELS_OFF, linewidth=1.2, label="law that levels off")
+
+
+def reference_names(table: pd.DataFrame) -> list[Line2D]:
+    """A legend entry for each reference level, once, without its value, which differs between panels."""
+    names = dict.fromkeys(table[table["layer"] == "reference"]["series"])
+    return [style.reference_handle(name, _DASHES[name]) for name in names]
 
 
 def _reference_handles(rows: pd.DataFrame) -> list[Line2D]:
@@ -195,7 +267,7 @@ def _reference_handles(rows: pd.DataFrame) -> list[Line2D]:
     return [style.reference_handle(f"{name} ({level:.3f})", _DASHES[name]) for name, level in levels]
 
 
-_DASHES = {BAYES: "--", LENGTH: ":"}
+_DASHES = {BAYES: "--", LENGTH: ":", CHANCE: "-."}
 
 
 def draw_pm_tranches(figure: Figure, table: pd.DataFrame) -> None:
@@ -209,10 +281,9 @@ def draw_pm_tranches(figure: Figure, table: pd.DataFrame) -> None:
         for model in models:
             points = rows[(rows["model"] == model) & (rows["layer"] == "point")]
             style.error_points(axes, style.dodged(points, points["run"]), colours[model], markers[model])
-        _draw_references(axes, rows)
+        draw_references(axes, rows)
         style.size_axis(axes, rows)
         axes.set_title(style.panel_title(panel))
     style.outer_labels(grid, 3, "parameters (non-embedding)", "held-out accuracy")
-    references = [style.reference_handle(name, _DASHES[name]) for name in table["series"].dropna() if name in _DASHES]
-    unique = {handle.get_label(): handle for handle in references}
-    style.legend_below(figure, [*style.size_handles(models, colours, markers), *unique.values()])
+    handles = [*style.size_handles(models, colours, markers), *reference_names(table)]
+    style.legend_below(figure, handles, columns=style.even_columns(len(handles)))

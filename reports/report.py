@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from hh_scaling.records import atomic_write
 from reports import save
-from reports.figures import FIGURES, FigureSpec, Row, alt_text
+from reports.figure_spec import FigureSpec, Row
+from reports.figures import FIGURES, alt_text
 from reports.formats import visible
 from reports.results import read_results
 from reports.sections import ReportSection, build_sections, lead, model_notes, synthetic_note, title
@@ -28,6 +29,7 @@ TONES = {
     "supported": "good",
     "bonus": "good",
     "equivalent": "good",
+    "within noise of the best": "good",
     "contradicted": "bad",
     "tax": "bad",
     "failed": "bad",

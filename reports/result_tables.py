@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reports.formats import format_count, format_estimate, format_interval, format_number, format_p, join_words
+from reports.formats import (
+    format_count,
+    format_difference,
+    format_estimate,
+    format_interval,
+    format_number,
+    format_p,
+    join_words,
+)
 from reports.results import data_fit, models_by_size, rows_of, slope_fit, usable
 from reports.tables import HtmlTable
 from reports.tax_figures import at_label, tax_scale, tax_unit
@@ -56,7 +64,9 @@ def pm_table(results: Row) -> HtmlTable:
             str(row["seed"]),
             f"{row['n_comparisons']:,}",
             format_estimate(row["accuracy"]),
-            format_estimate(row.get("accuracy_minus_length"), signed=True),
+            format_difference(row.get("accuracy_minus_length")),
+            format_estimate(row.get("length_matched_accuracy")),
+            format_difference(row.get("bayes_gap")),
             format_estimate(row["log_loss"]),
             format_estimate(row.get("ece")),
             format_estimate(row.get("calibration_slope")),
@@ -65,6 +75,7 @@ def pm_table(results: Row) -> HtmlTable:
         if row["tranche"] == "all"
     ]
     head = ["model", "parameters", "half", "seed", "comparisons", "accuracy", "accuracy − length baseline"]
+    head += ["accuracy where lengths match", "Bayes ceiling − accuracy"]
     return HtmlTable(
         "Preference models on held-out comparisons (95 % intervals, clustered by conversation)",
         [*head, "log loss (nats)", "calibration error", "calibration slope"],

@@ -15,8 +15,8 @@ Row = Mapping[str, Any]
 TIDY: tuple[str, ...] = ("panel", "layer", "series", "model", "n_params", "run")
 TIDY += ("x_name", "x", "y_name", "y", "low", "high", "n", "hollow", "status")
 """Columns of every figure's table. ``layer`` is ``point`` (an estimate with its interval), ``run`` (one training
-run), ``fit`` (vertices of a fitted line), ``reference`` (a level drawn across the panel) or ``peak``; ``status`` is
-that of the run, where one run made the row."""
+run), ``fit`` (vertices of a fitted line), ``reference`` (a level drawn across the panel) or a word of the figure's own
+such as ``peak``; ``status`` is that of the run, where one run made the row."""
 
 
 class ResultsError(ValueError):
@@ -112,6 +112,12 @@ def size_fit(results: Row, n_comparisons: int) -> dict[str, Any] | None:
 def joint_fit(results: Row) -> dict[str, Any] | None:
     """Accuracy as a log-linear law of size (c1) and comparisons (c2) together."""
     return find_fit(results, "log-linear", "pm all", ["n_params", "n_comparisons"], "accuracy")
+
+
+def saturating_fit(results: Row, group: str, x: Sequence[str]) -> dict[str, Any] | None:
+    """Accuracy as the law that levels off at p_inf, only where all of its parameters could be determined."""
+    fit = find_fit(results, "pm-accuracy", group, x, "accuracy")
+    return fit if fit is not None and fit["status"] == "ok" and usable(fit) else None
 
 
 def slope_fit(results: Row, model: str, score: str) -> dict[str, Any] | None:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import method, result_tables, sentences, tables, tax_sentences
-from reports.figures import FIGURES, Section
+from reports import method, pm_sentences, pm_tables, rate_sentences, result_tables, sentences, tables, tax_sentences
+from reports.figure_spec import Section
+from reports.figures import FIGURES
 from reports.formats import format_number, join_words
 from reports.headlines import Headline, headlines
 from reports.results import models_by_size, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
+OPTIONAL = ("scores", "mixing", "rates")  # sections left out where the study has nothing for them
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
     """Every section of the page, in order; ``figures`` maps the names of the registry to shown figures."""
 
     def shown(section: Section) -> list[Any]:
-        return [figures[spec.name] for spec in FIGURES if spec.section == section]
+        here = [spec for spec in FIGURES if spec.section == section]
+        return [figures[spec.name] for spec in here if figures[spec.name].svg or not spec.optional]
 
-    return [
+    every = [
         ReportSection(
             "found",
             "What was found",
@@ -102,9 +105,27 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "pm",
             "Preference models",
-            sentences=sentences.pm_sentences(results),
+            sentences=[*sentences.pm_sentences(results), *pm_sentences.data_sentences(results)],
             figures=shown("pm"),
-            tables=[result_tables.trend_table(results), result_tables.pm_table(results)],
+            tables=[
+                result_tables.trend_table(results),
+                result_tables.pm_table(results),
+                *pm_tables.data_tables(results),
+            ],
+        ),
+        ReportSection(
+            "scores",
+            "How preference models score",
+            sentences=pm_sentences.score_sentences(results),
+            figures=shown("scores"),
+            tables=pm_tables.score_tables(results),
+        ),
+        ReportSection(
+            "mixing",
+            "Helpful and harmless in one preference model",
+            sentences=pm_sentences.mixing_sentences(results),
+            figures=shown("mixing"),
+            tables=pm_tables.mixing_tables(results),
         ),
         ReportSection(
             "frontier",
@@ -120,11 +141,18 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
             figures=shown("tax"),
             tables=[result_tables.pooled_table(results), result_tables.tax_rows_table(results)],
         ),
+        ReportSection(
+            "rates",
+            "Learning rates",
+            sentences=rate_sentences.rate_sentences(results),
+            figures=shown("rates"),
+            tables=pm_tables.rate_tables(results),
+        ),
         samples_section(results),
         ReportSection(
             "left-out",
             "What was left out",
-            sentences=method.left_out_sentences(results),
+            sentences=[*method.left_out_sentences(results), *not_drawn(figures)],
             tables=[tables.excluded_table(results)],
         ),
         ReportSection(
@@ -135,6 +163,17 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ),
         ReportSection("stages", "Stages and cost", tables=[tables.models_table(results), tables.stages_table(results)]),
     ]
+    return [section for section in every if section.sentences or section.figures or section.id not in OPTIONAL]
+
+
+def not_drawn(figures: Mapping[str, Any]) -> list[str]:
+    """One line that lists the optional figures which the study has nothing for, each with the reason."""
+    absent = [spec for spec in FIGURES if spec.optional and not figures[spec.name].svg]
+    reasons: dict[str, list[str]] = {}
+    for spec in absent:
+        reasons.setdefault(spec.why_empty.rstrip("."), []).append(f"“{spec.title}”")
+    listed = "; ".join(f"{join_words(titles)} ({reason})" for reason, titles in reasons.items())
+    return [f"Not drawn, for want of what they show: {listed}."] if absent else []
 
 
 def samples_section(results: Row) -> ReportSection:

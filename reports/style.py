@@ -22,6 +22,7 @@ INK, MUTED, RULE = "#1f2430", "#5b6270", "#d9dce3"
 BEFORE, AFTER, MATCHED = "#5b6270", "#b3261e", "#1f6fb2"  # base or reference, end of RLHF, at matched √KL
 MARKERS = "osD^vPX"
 SYNTHETIC = "synthetic world"
+LEVELS_OFF = (0, (3, 1.2))  # dashes of a law that levels off
 
 # Sizes run from plasma's middle (small, warm) to its dark end (large): lightness falls with size, and every
 # colour keeps a contrast of at least 3:1 on the white card (WCAG 1.4.11).
@@ -150,6 +151,11 @@ def legend_below(figure: Figure, handles: Sequence[Any], title: str | None = Non
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, title=title, alignment="left")
 
 
+def even_columns(n: int, most: int = 7) -> int:
+    """How many columns give ``n`` legend entries rows of about equal length, at most ``most`` in a row."""
+    return -(-n // -(-n // most)) if n else 1
+
+
 def reference_line(axes: Axes, y: float, dashes: str) -> None:
     """A horizontal line over the whole panel; its name belongs in the legend."""
     axes.axhline(y, color=MUTED, linestyle=dashes, linewidth=1.2, zorder=1.5)
@@ -176,15 +182,25 @@ def _thinned(values: list[float], gap: float) -> list[float]:
 
 
 def error_points(
-    axes: Axes, points: pd.DataFrame, colour: str, marker: str, size: float = 5, alpha: float = 1.0, **line: Any
+    axes: Axes,
+    points: pd.DataFrame,
+    colour: str,
+    marker: str,
+    size: float = 5,
+    alpha: float = 1.0,
+    bars: float = 1.0,
+    **line: Any,
 ) -> None:
-    """Points with their intervals from tidy rows; hollow where the row says so. ``line`` may join them."""
+    """Points with their intervals from tidy rows; hollow where the row says so. ``line`` may join them.
+
+    ``bars`` is the intervals' share of the points' opacity, below 1 where many would lie on top of each other.
+    """
     ordered = points.sort_values("x", kind="stable")
     if line:
         axes.plot(ordered["x"], ordered["y"], color=colour, alpha=alpha, **line)
     for hollow, rows in ordered.groupby("hollow"):
         spread = np.array([rows["y"] - rows["low"], rows["high"] - rows["y"]], dtype=float)
-        axes.errorbar(
+        drawn = axes.errorbar(
             rows["x"],
             rows["y"],
             yerr=np.clip(np.nan_to_num(spread), 0, None),
@@ -198,6 +214,8 @@ def error_points(
             capsize=0,
             zorder=3,
         )
+        for bar in drawn.lines[2]:
+            bar.set_alpha(alpha * bars)
 
 
 def dodged(points: pd.DataFrame, by: pd.Series, step: float = 0.035) -> pd.DataFrame:
@@ -211,6 +229,19 @@ def dodged(points: pd.DataFrame, by: pd.Series, step: float = 0.035) -> pd.DataF
         step = min(step, float(np.diff(logs).min()) / 3 / max(len(places), 1))
     centre = (len(places) - 1) / 2
     return points.assign(x=points["x"] * by.map(lambda name: 10 ** (step * (places[name] - centre))))
+
+
+def set_apart(points: pd.DataFrame, by: pd.Series, share: float = 0.4) -> pd.DataFrame:
+    """The rows moved apart along a linear x by ``by``, over ``share`` of the least gap between two x.
+
+    At most a twelfth of the whole range, so that few and distant x stay where they are read.
+    """
+    places = {name: i for i, name in enumerate(dict.fromkeys(by))}
+    values = np.unique(points["x"].dropna().to_numpy(dtype=float))
+    gap = min(share * float(np.diff(values).min()), float(np.ptp(values)) / 12) if len(values) > 1 else share
+    step = gap / max(len(places), 1)
+    centre = (len(places) - 1) / 2
+    return points.assign(x=points["x"] + by.map(lambda name: step * (places[name] - centre)))
 
 
 def grid_columns(n: int, most: int) -> int:

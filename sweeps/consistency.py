@@ -9,7 +9,8 @@ from hh_scaling.configs import checkpoint_name
 from hh_scaling.shapes import shape_for
 from hh_scaling.tasks import TaskError, own_task
 from sweeps.load import KeyPath, nearest
-from sweeps.study import PPOSection, Study
+from sweeps.study import BaseSection, PMSection, PPOSection, Study
+from sweeps.variants import largest_count, other_rates
 
 Found = Iterator[tuple[KeyPath, str]]
 
@@ -19,6 +20,9 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
     yield from size_problems(study, names)
     yield from data_problems(study)
     yield from length_problems(study)
+    yield from rate_problems(study)
+    if study.pm is not None:
+        yield from pm_problems(study.pm)
     yield from stage_problems(study, names)
     yield from task_problems(study)
 
@@ -80,11 +84,44 @@ def length_problems(study: Study) -> Found:
             yield key, f"{what} {length} tokens (allowed: at most base.max_positions, {limit})"
 
 
+def rate_problems(study: Study) -> Found:
+    """Learning rates to vary that repeat, leave out the rule's own, or are written where only the sweep writes."""
+    sections: dict[str, BaseSection | PMSection | PPOSection | None]
+    sections = {"base": study.base, "pm": study.pm, "ppo": study.ppo}
+    for name, section in sections.items():
+        if section is None:
+            continue
+        factors = list(section.rate_factor)
+        if 1 not in factors:
+            yield (name, "rate_factor"), f"is {factors} (allowed: a list with 1, the rate of all that is built on)"
+        if len(set(factors)) < len(factors):
+            yield (name, "rate_factor"), "names a number twice"
+        if section.schedule.rate_factor != 1:
+            yield (name, "schedule", "rate_factor"), f"is made from {name}.rate_factor, the list of those to try"
+    if study.reference.schedule.rate_factor != 1:
+        yield ("reference", "schedule", "rate_factor"), "cannot be varied (allowed: rate_factor of base, pm or ppo)"
+    if other_rates(study.base) and all(entry.n_params is None for entry in study.sizes):
+        yield ("base", "rate_factor"), "varies how rungs are trained, but no size is one (allowed: 1)"
+
+
+def pm_problems(pm: PMSection) -> Found:
+    """Numbers, shares and weights that repeat or do not go together."""
+    for key in ("n_comparisons", "helpful_share", "harmless_weight"):
+        if len(set(getattr(pm, key))) < len(getattr(pm, key)):
+            yield ("pm", key), "names a number twice"
+    if pm.helpful_share and largest_count(pm) is None:
+        yield ("pm", "helpful_share"), "needs a number as the largest of pm.n_comparisons, which has all"
+    if pm.learning_curve and len(pm.n_comparisons) < 2:
+        yield ("pm", "learning_curve"), "needs at least two numbers in pm.n_comparisons, this is one"
+    if pm.learning_curve and pm.n_epochs > 1:
+        yield ("pm", "learning_curve"), f"follows a single pass, pm.n_epochs is {pm.n_epochs} (allowed: 1)"
+    if pm.eval_at:
+        yield ("pm", "eval_at"), "is made from pm.n_comparisons; --set pm.learning_curve=true"
+
+
 def stage_problems(study: Study, names: list[str]) -> Found:
     """Names of sizes and checkpoints that do not exist, and stages without what they need."""
     pm, ppo = study.pm, study.ppo
-    if pm is not None and len(set(pm.n_comparisons)) < len(pm.n_comparisons):
-        yield ("pm", "n_comparisons"), "names a number twice"
     for section, chosen in (("pm", pm and pm.sizes), ("ppo", ppo and ppo.sizes)):
         for i, name in enumerate(chosen or ()):
             if name not in names:
@@ -94,6 +131,8 @@ def stage_problems(study: Study, names: list[str]) -> Found:
     if pm is None:
         yield ("ppo",), "needs preference models, but pm is null"
         return
+    if pm.halves == "train":
+        yield ("pm", "halves"), "is train, but ppo needs those of the test half too (allowed: both; --set ppo=null)"
     yield from ppo_problems(ppo, list(pm.sizes or names), names)
     if study.benchmarks is not None:
         kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)

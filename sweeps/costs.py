@@ -26,9 +26,10 @@ from sweeps.machines import GIB, Machine
 
 ASSUMED = (
     "a comparison's sides and a prompt fill 60 % of the maximal length, a response 80 %",
+    "two thirds of a comparison's side are its prompt, which is computed once for both",
     "a benchmark item has 4 choices of 60 tokens with their query, and a task without a limit has 2,000 items",
 )
-FILL, RESPONSE_FILL = 0.6, 0.8
+FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
 CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
 ACTIVATION_BYTES = (
@@ -154,21 +155,23 @@ def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
 
 
 def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
-    """One pass over the pairs (lower layers forward only where they are frozen) and scores of the held-out ones."""
+    """One pass over the pairs (lower layers forward only where they are frozen), and scores of the held-out ones at
+    its end and at every point of ``eval_at``; a pair's prompt is computed once."""
     shape, training = sizing.shape, config.training
     n_pairs = (config.n_comparisons or sizing.n_pairs) * training.n_epochs
-    pair_tokens = 2 * training.max_length * FILL
+    n_scored = sizing.n_held_out * (1 + len(training.eval_at))
+    pair_tokens = (2 - PROMPT_SHARE) * training.max_length * FILL
     trained = min(1.0, (training.trainable_layers or shape.n_layers) / shape.n_layers)
     flops = forward(shape, training.max_length * FILL, logits=False)
-    tokens = pair_tokens * (n_pairs + sizing.n_held_out)
+    tokens = pair_tokens * (n_pairs + n_scored)
     batch_tokens = min(training.batch_size * pair_tokens / FILL, config.compute.micro_batch_tokens)
-    passes = (1 + 2 * trained) * n_pairs * pair_tokens + sizing.n_held_out * pair_tokens
+    passes = (1 + 2 * trained) * n_pairs * pair_tokens + n_scored * pair_tokens
     return Cost(
         tokens=tokens,
-        flops=pair_tokens * flops * (n_pairs * (1 + 2 * trained) + sizing.n_held_out),
+        flops=pair_tokens * flops * (n_pairs * (1 + 2 * trained) + n_scored),
         layer_passes=passes / (batch_tokens * FILL) * shape.n_layers,
         memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained),
-        disk_bytes=4.0 * shape.n_params_total + 200.0 * sizing.n_held_out,
+        disk_bytes=4.0 * shape.n_params_total + 200.0 * n_scored,
     )
 
 

@@ -28,7 +28,8 @@ from sweeps.known_models import shape_of
 from sweeps.load import StudyError
 from sweeps.machines import native_dtype
 from sweeps.stage import Graph, Stage, make_stage
-from sweeps.study import ComputeChoice, PMSection, Study
+from sweeps.study import ComputeChoice, Study
+from sweeps.variants import PMVariant, at_rate, largest_count, other_rates, pm_variants, rate_slug
 
 T = TypeVar("T", bound=Config)
 SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
@@ -81,9 +82,10 @@ class Expansion:
             self.add_benchmarks()
         return self.graph
 
-    def add(self, key: tuple[Any, ...], stage: Stage) -> None:
-        """Put a stage into the graph and remember it by what it is."""
-        self.made[key] = stage
+    def add(self, key: tuple[Any, ...] | None, stage: Stage) -> None:
+        """Put a stage into the graph; one that others build on is remembered by what it is."""
+        if key is not None:
+            self.made[key] = stage
         self.graph[stage.stage_id] = stage
 
     def stage(self, kind: str, slug: str, config: Config, parents: Mapping[str, Stage], **more: Any) -> Stage:
@@ -150,7 +152,7 @@ class Expansion:
     # ------------------------------------------------------------ models
 
     def add_base(self, name: str, seed: int) -> None:
-        """The base of a size in the chain of ``seed``."""
+        """The base of a size in the chain of ``seed``, and those of a rung at other rates."""
         seed, size, section = self.seed_of("base", seed, name), self.sizes[name], self.study.base
         if ("base", name, seed) in self.made:
             return
@@ -160,34 +162,44 @@ class Expansion:
             parents["tokenizer"] = self.made["tokenizer",]
         else:  # a model that exists is only measured: how rungs are trained is none of its configuration
             training = BaseTraining(context=section.context, eval_tokens=section.eval_tokens)
-        config = BaseConfig(size=size, seed=seed, training=training, compute=self.compute(section.compute, name))
-        base = self.stage("base", f"base-{name}-s{seed}", config, parents, where=self.size_where[name])
-        self.add(("base", name, seed), base)
+        compute = self.compute(section.compute, name)
+        for factor in (1.0, *(other_rates(section) if size.n_params is not None else ())):
+            config = BaseConfig(size=size, seed=seed, training=at_rate(training, factor), compute=compute)
+            slug = f"base-{name}-s{seed}{rate_slug(factor)}"
+            base = self.stage("base", slug, config, parents, where=self.size_where[name])
+            self.add(("base", name, seed) if factor == 1 else None, base)
 
     def base(self, name: str, seed: int) -> Stage:
         """The base that the chain of ``seed`` starts from."""
         return self.made["base", name, self.seed_of("base", seed, name)]
 
     def add_pms(self, name: str, seed: int) -> None:
-        """The preference models of a size: every count on the train half, the largest also on the test half."""
+        """The preference models of a size; policies are scored by those of the largest number on either half."""
         section, seed = self.study.pm, self.seed_of("pm", seed, name)
-        if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "test") in self.made:
+        if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "train") in self.made:
             return
-        for n in section.n_comparisons:
-            for half in ("train", "test") if n == largest_count(section) else ("train",):
-                config = PMConfig(
-                    size=self.sizes[name],
-                    seed=seed,
-                    half="train" if half == "train" else "test",
-                    n_comparisons=n,
-                    training=pick(section, PMTraining),
-                    compute=self.compute(section.compute, name),
-                )
-                slug = f"pm-{name}-s{seed}-{half}-{'all' if n is None else n}"
-                pm = self.stage("pm", slug, config, {"data": self.made["data",], "base": self.base(name, seed)})
-                self.graph[pm.stage_id] = pm
-                if n == largest_count(section):
-                    self.made["pm", name, seed, half] = pm
+        most = largest_count(section)
+        for variant in pm_variants(section):
+            scores_policies = variant.is_main and variant.n_comparisons == most
+            self.add(("pm", name, seed, variant.half) if scores_policies else None, self.pm(name, seed, variant))
+
+    def pm(self, name: str, seed: int, variant: PMVariant) -> Stage:
+        """One preference model of a size."""
+        section = self.study.pm
+        assert section is not None
+        training = at_rate(pick(section, PMTraining), variant.rate_factor)
+        config = PMConfig(
+            size=self.sizes[name],
+            seed=seed,
+            half=variant.half,
+            n_comparisons=variant.n_comparisons,
+            helpful_share=variant.helpful_share,
+            harmless_weight=variant.harmless_weight,
+            training=training.model_copy(update={"eval_at": variant.eval_at}),
+            compute=self.compute(section.compute, name),
+        )
+        parents = {"data": self.made["data",], "base": self.base(name, seed)}
+        return self.stage("pm", f"pm-{name}-s{seed}-{variant.slug}", config, parents)
 
     def add_reference(self, name: str, seed: int) -> Stage | None:
         """The reference of the chain of ``seed``; None where the base itself is the reference."""
@@ -206,26 +218,28 @@ class Expansion:
         return self.made["reference", name, seed]
 
     def add_policy(self, name: str, seed: int) -> None:
-        """The reference (where there is one) and the policy of a size."""
+        """The reference (where there is one) and the policies of a size."""
         section = self.study.ppo
         reference = self.add_reference(name, seed)
         if section is None or name not in (section.sizes or self.names):
             return
         scorer = self.scoring_size(name)
         pm_seed = self.seed_of("pm", seed, scorer)
-        config = PPOConfig(
-            size=self.sizes[name],
-            seed=seed,
-            training=pick(section, PPOTraining),
-            compute=self.compute(section.compute, name),
-        )
         parents = {
             "data": self.made["data",],
             "policy": reference or self.base(name, seed),
             "pm_train": self.made["pm", scorer, pm_seed, "train"],
             "pm_test": self.made["pm", scorer, pm_seed, "test"],
         }
-        self.add(("ppo", name, seed), self.stage("ppo", f"ppo-{name}-s{seed}", config, parents))
+        for factor in (1.0, *other_rates(section)):
+            config = PPOConfig(
+                size=self.sizes[name],
+                seed=seed,
+                training=at_rate(pick(section, PPOTraining), factor),
+                compute=self.compute(section.compute, name),
+            )
+            policy = self.stage("ppo", f"ppo-{name}-s{seed}{rate_slug(factor)}", config, parents)
+            self.add(("ppo", name, seed) if factor == 1 else None, policy)
 
     def scoring_size(self, name: str) -> str:
         """The size whose preference models score the policies of size ``name``."""
@@ -268,11 +282,6 @@ class Expansion:
                 parents = {"data": self.made["data",], "model": model}
                 stage = self.stage("benchmark", slug, config, parents, where=where)
                 self.add(("benchmark", name, seed, key[0], at), stage)
-
-
-def largest_count(section: PMSection) -> int | None:
-    """The largest of the numbers of comparisons; None, all, is the largest of all."""
-    return None if None in section.n_comparisons else max(n for n in section.n_comparisons if n is not None)
 
 
 def pick(section: Config, model: type[T]) -> T:

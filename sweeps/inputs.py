@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hh_scaling.comparisons import HUB_TRANCHES, tranche_of
 from hh_scaling.configs import HHFiles, InputFile, TextFiles
 from hh_scaling.inputs import (
     COMPARISON_SUFFIXES,
@@ -22,9 +23,11 @@ from hh_scaling.records import config_hash, file_sha256
 from hh_scaling.tasks import needed_files
 from sweeps.check import LoadedStudy
 from sweeps.load import KeyPath
-from sweeps.study import SizeEntry
+from sweeps.study import PMSection, SizeEntry
+from sweeps.variants import largest_count
 
 UNKNOWN = "0" * 64  # the hash of a file that is not there, in a plan that may lack files
+CLASSES = ("helpful", "harmless")  # what the names of tranches begin with
 TOKENIZER_FILES = ("config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
@@ -77,7 +80,17 @@ class Inputs:
         """The comparisons' files or hub name."""
         data = self.loaded.study.data
         files = self.files(("data", "path"), data.path, COMPARISON_SUFFIXES, data.files or "*")
-        return HHFiles(files=self.know(("data", "path"), files), hub=data.hub, hub_revision=data.hub_revision)
+        known = HHFiles(files=self.know(("data", "path"), files), hub=data.hub, hub_revision=data.hub_revision)
+        self.require_classes(tranches_in(known))
+        return known
+
+    def require_classes(self, tranches: Sequence[str]) -> None:
+        """A problem where a key needs helpful or harmless comparisons and no tranche's name begins so."""
+        for key, classes in classes_wanted(self.loaded.study.pm).items():
+            lacking = [c for c in classes if tranches and not any(name.startswith(c) for name in tranches)]
+            if lacking:
+                text = f"needs {' and '.join(lacking)} comparisons (there are: {', '.join(tranches)})"
+                self.complain(key, f"{text}; what they are is told by the name of their file or folder")
 
     def text(self) -> TextFiles:
         """The training and held-out text."""
@@ -141,6 +154,27 @@ class Known:
 
     path: Path
     root: Path
+
+
+def tranches_in(known: HHFiles) -> list[str]:
+    """The names of the tranches, as far as the names of files or hub folders tell."""
+    if known.hub is None:
+        return sorted({tranche_of(file.name) for file in known.files})
+    folder = "/".join(known.hub.split("/")[2:])
+    return [folder] if folder else list(HUB_TRANCHES.get(known.hub, ("all",)))
+
+
+def classes_wanted(pm: PMSection | None) -> dict[KeyPath, list[str]]:
+    """Of helpful and harmless comparisons, those that a key of the study cannot do without."""
+    if pm is None:
+        return {}
+    n = largest_count(pm) or 0
+    counts = [(round(share * n), n - round(share * n)) for share in pm.helpful_share]
+    weighted = any(weight != 1 for weight in pm.harmless_weight)
+    return {
+        ("pm", "helpful_share"): [c for i, c in enumerate(CLASSES) if any(count[i] for count in counts)],
+        ("pm", "harmless_weight"): list(CLASSES) if weighted else [],
+    }
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,6 +26,7 @@ from hh_scaling.configs import (
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 Seed = Annotated[int, Field(ge=0)]
 ShareKind = Literal["base", "reference", "pm"]
+RateFactors = tuple[PositiveFloat, ...]  # of the rate that the schedule's rule gives; 1 is among them
 
 
 def all_as_none(value: Any) -> Any:
@@ -100,6 +101,9 @@ class SizeEntry(Config):
 
 
 class BaseSection(BaseTraining):
+    """Bases; each rate factor but 1 adds a base of every rung that nothing descends from."""
+
+    rate_factor: RateFactors = (1.0,)
     compute: ComputeChoice = ComputeChoice()
 
 
@@ -108,14 +112,25 @@ class ReferenceSection(ReferenceTraining):
 
 
 class PMSection(PMTraining):
-    """Preference models; the largest number of comparisons is trained on both halves and used for PPO."""
+    """Preference models; the largest number of comparisons is trained on both halves and used for PPO.
+
+    Rates, shares and weights add models of the train half at that number, one thing changed at a time.
+    """
 
     n_comparisons: Annotated[tuple[PairCount, ...], Field(min_length=1)] = (None,)
+    halves: Literal["both", "train"] = "both"  # train: none of the test half, which only PPO and agreement need
+    learning_curve: bool = False  # the train half's largest is also scored at the other numbers along its pass
+    rate_factor: RateFactors = (1.0,)
+    helpful_share: tuple[Fraction, ...] = ()  # of the comparisons
+    harmless_weight: tuple[PositiveFloat, ...] = ()  # lambda of L_helpful + lambda L_harmless; 1 adds none
     sizes: tuple[str, ...] | None = None  # names of the sizes that get one; None: all
     compute: ComputeChoice = ComputeChoice()
 
 
 class PPOSection(PPOTraining):
+    """Policies; each rate factor but 1 adds a policy without benchmarks."""
+
+    rate_factor: RateFactors = (1.0,)
     pm: str = "same"  # whose score is maximised: of the same size, of the largest, or a size's name
     sizes: tuple[str, ...] | None = None  # names of the sizes that get a policy; None: all
     compute: ComputeChoice = ComputeChoice()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,12 @@ class Truth:
     tax_per_ln_n_params: float = -0.06  # the crossover is where the tax is zero
     bits_tax: float = 0.03  # bits per byte
     seed_sd_tax: float = 0.01  # normalised, of a run's tax
+    one_sided_loss: float = 0.25  # accuracy lost on the kind of comparison not trained on, smallest size
+    one_sided_per_ln_n_params: float = -0.02
+    weight_cost: float = 0.05  # helpful accuracy lost per ln(harmless weight), smallest size
+    weight_cost_per_ln_n_params: float = -0.008
+    rate_cost: float = 0.06  # of ln(rate factor)^2: nats a token, accuracy, and relative slope of a policy
+    curve_lag: float = 0.02  # accuracy along the pass below that of a separate pass over as many
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ class Shape:
     failed: bool = False  # the largest size's last benchmark failed
     diverged: bool = False  # the smallest size's last policy collapsed
     shared_base: bool = False  # all seeds descend from the first seed's base model
+    helpful_share: tuple[float, ...] = ()  # additional PMs of the train half, one thing changed at a time
+    harmless_weight: tuple[float, ...] = ()
+    rate_factor: tuple[float, ...] = ()  # additional bases, PMs and policies
+    documents: bool = False  # bases keep their held-out loss by document
+    learning_curve: bool = False  # the PM of the most comparisons is also scored at the other numbers along its pass
 
 
 # task, format, metric, chance, share of the above-chance score at the smallest size and its growth per ln N
@@ -92,6 +103,24 @@ def estimate(values: np.ndarray) -> dict[str, Any]:
     """``{"value", "se", "n"}`` of a mean."""
     n = len(values)
     return {"value": float(np.mean(values)), "se": float(np.std(values, ddof=1) / math.sqrt(n)), "n": n}
+
+
+@dataclass(frozen=True)
+class PMChange:
+    """What tells a PM from the main one of its size, seed, half and number of comparisons."""
+
+    helpful_share: float | None = None
+    harmless_weight: float = 1.0
+    rate_factor: float = 1.0
+    eval_at: tuple[int, ...] = ()
+
+
+T = TypeVar("T", BaseTraining, PMTraining, PPOTraining)
+
+
+def at_rate(training: T, factor: float) -> T:
+    """The training at ``factor`` times the rule's rate."""
+    return training.model_copy(update={"schedule": training.schedule.model_copy(update={"rate_factor": factor})})
 
 
 class Builder:
@@ -168,18 +197,31 @@ class Builder:
     def model(self, n_params: int) -> dict[str, Any]:
         return {"name": size_name(n_params), "n_params": n_params, "n_params_total": n_params + 32_768}
 
-    def base(self, n_params: int, seed: int, data: str, tokenizer: str) -> str:
+    def base(self, n_params: int, seed: int, data: str, tokenizer: str, factor: float = 1.0) -> str:
+        cost = self.truth.rate_cost * math.log(factor) ** 2
+
         def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
             bits = 2.0 - 0.15 * math.log(n_params / self.sizes[0])
             held_out = {
-                "loss": {"value": bits * 2, "se": 0.01, "n": 100},
-                "bits_per_byte": {"value": bits, "se": 0.005, "n": 100},
+                "loss": {"value": bits * 2 + cost, "se": 0.01, "n": 100},
+                "bits_per_byte": {"value": bits + cost / 2, "se": 0.005, "n": 100},
             }
+            if self.shape.documents:
+                self.documents(folder, bits * 2 + cost, [n_params, seed, round(100 * factor)])
             return {"model": self.model(n_params), "n_tokens": 1_500_000, "held_out": held_out, "note": ""}
 
-        config = BaseConfig(size=spec(n_params), seed=seed, training=BaseTraining(), compute=Compute())
+        training = at_rate(BaseTraining(), factor)
+        config = BaseConfig(size=spec(n_params), seed=seed, training=training, compute=Compute())
         parents = {"data": data, "tokenizer": tokenizer}
         return self.stage("base", f"base-{size_name(n_params)}-s{seed}", config, parents, fill)
+
+    def documents(self, folder: Path, loss: float, seed: list[int]) -> None:
+        """Nats and tokens of 100 documents: documents differ by 0.1 nats a token, models on a document by 0.01."""
+        of_all = np.random.default_rng(5)
+        tokens = of_all.integers(50, 500, 100)
+        own = of_all.normal(0, 0.1, 100) + np.random.default_rng(seed).normal(0, 0.01, 100)
+        frame = pd.DataFrame({"document": np.arange(100), "nats": (loss + own) * tokens, "tokens": tokens})
+        frame.to_parquet(folder / "held_out.parquet", index=False)
 
     def reference(self, n_params: int, seed: int, data: str, base: str) -> str:
         config = ReferenceConfig(
@@ -191,15 +233,27 @@ class Builder:
             lambda folder, writer: {"model": self.model(n_params)},
         )  # fmt: skip
 
-    def pm(self, n_params: int, seed: int, half: str, n: int, data: str, base: str) -> str:
-        truth = self.truth
+    def accuracy(self, n_params: int, n: int, change: PMChange) -> np.ndarray:
+        """(held out,) the true accuracy on each comparison, by its kind."""
+        truth, growth = self.truth, math.log(n_params / self.sizes[0])
         accuracy = (
             truth.accuracy_at
-            + truth.accuracy_per_ln_n_params * math.log(n_params / self.sizes[0])
+            + truth.accuracy_per_ln_n_params * growth
             + truth.accuracy_per_ln_n_comparisons * math.log(n / self.shape.comparisons[0])
-            + self.rng.normal(0, 0.004)
+            - truth.rate_cost * math.log(change.rate_factor) ** 2
         )
-        count = self.shape.held_out
+        helpful = np.array([name.startswith("helpful") for name in self.tranche])
+        if change.helpful_share is not None:
+            own = np.where(helpful, change.helpful_share, 1 - change.helpful_share)
+            accuracy = accuracy - (truth.one_sided_loss + truth.one_sided_per_ln_n_params * growth) * (1 - own) ** 2
+        cost = (truth.weight_cost + truth.weight_cost_per_ln_n_params * growth) * math.log(change.harmless_weight)
+        return np.asarray(accuracy + np.where(helpful, -cost, cost / 2))
+
+    def pm(
+        self, n_params: int, seed: int, half: str, n: int, data: str, base: str, change: PMChange | None = None
+    ) -> str:
+        change, count = change or PMChange(), self.shape.held_out
+        accuracy = self.accuracy(n_params, n, change) + self.rng.normal(0, 0.004)
         # correct with probability `accuracy`, and items of one conversation share their difficulty
         margin = stats.norm.ppf(accuracy) + 0.6 * self.difficulty + 0.8 * self.rng.normal(size=count)
         level = self.rng.normal(0, 1, count)
@@ -212,6 +266,8 @@ class Builder:
                 "length_rejected": self.lengths[:, 1], "p_chosen": self.p_chosen,
             })  # fmt: skip
             frame.to_parquet(folder / "scores.parquet", index=False)
+            if change.eval_at:
+                self.curve(folder, n_params, change)
             for step in range(0, 50, 10):
                 writer.log({"step": step, "pairs": step * 32, "loss": 0.69, "accuracy": 0.5, "lr": 4e-4})
             scores = np.concatenate([frame.score_chosen, frame.score_rejected])
@@ -221,16 +277,31 @@ class Builder:
                 "mean_score": float(scores.mean()), "sd_score": float(scores.std(ddof=1)),
             }  # fmt: skip
 
+        training = at_rate(PMTraining(eval_at=change.eval_at), change.rate_factor)
         config = PMConfig(
-            size=spec(n_params), seed=seed, half=half, n_comparisons=n, training=PMTraining(), compute=Compute()
-        )  # type: ignore[arg-type]
+            size=spec(n_params), seed=seed, half=half, n_comparisons=n, helpful_share=change.helpful_share,
+            harmless_weight=change.harmless_weight, training=training, compute=Compute(),
+        )  # type: ignore[arg-type]  # fmt: skip
         slug = f"pm-{size_name(n_params)}-{half}-n{n}-s{seed}"
         return self.stage("pm", slug, config, {"data": data, "base": base}, fill)
 
-    def ppo(self, n_params: int, seed: int, parents: Mapping[str, str], status: Status = "done") -> str:
+    def curve(self, folder: Path, n_params: int, change: PMChange) -> None:
+        """Held-out scores along the pass, each evaluation a few pairs after what was asked for."""
+        parts, count = [], self.shape.held_out
+        for n in change.eval_at:
+            accuracy = self.accuracy(n_params, n, change) - self.truth.curve_lag
+            margin = stats.norm.ppf(accuracy) + 0.6 * self.difficulty + 0.8 * self.rng.normal(size=count)
+            parts.append(pd.DataFrame({
+                "pairs": n + 3, "comparison_id": np.arange(count), "score_chosen": margin, "score_rejected": 0.0,
+            }))  # fmt: skip
+        pd.concat(parts).to_parquet(folder / "curve.parquet", index=False)
+
+    def ppo(
+        self, n_params: int, seed: int, parents: Mapping[str, str], status: Status = "done", factor: float = 1.0
+    ) -> str:
         truth, shape, rng = self.truth, self.shape, self.rng
         slope = (truth.slope + truth.slope_per_ln_n_params * math.log(n_params / self.sizes[0])) * (
-            1 + truth.seed_sd * rng.normal()
+            1 + truth.seed_sd * rng.normal() - truth.rate_cost * math.log(factor) ** 2
         )
         prompts = np.arange(shape.prompts)
         level = rng.normal(0, 1, (3, shape.prompts))
@@ -239,7 +310,8 @@ class Builder:
             d = truth.max_sqrt_kl * (step / shape.steps[-1]) ** 0.7
             noise = rng.normal(0, 0.3, (3, shape.prompts))
             kl = d**2 + rng.normal(0, 0.3 * d, shape.prompts)
-            bend = [slope * d, slope * d * (1 - truth.test_bend * d), d * (truth.gold_alpha - truth.gold_beta * d)]
+            gold_alpha = truth.gold_alpha - truth.rate_cost * math.log(factor) ** 2
+            bend = [slope * d, slope * d * (1 - truth.test_bend * d), d * (gold_alpha - truth.gold_beta * d)]
             train, test, gold = (bend[j] + level[j] + (noise[j] if step else 0) for j in range(3))
             rows.append(pd.DataFrame({
                 "step": step, "samples": step * 256, "prompt_id": prompts, "conversation": [f"p{i}" for i in prompts],
@@ -262,7 +334,8 @@ class Builder:
                 "note": "collapsed" if status == "diverged" else "",
             }  # fmt: skip
 
-        config = PPOConfig(size=spec(n_params), seed=seed, training=PPOTraining(), compute=Compute())
+        training = at_rate(PPOTraining(), factor)
+        config = PPOConfig(size=spec(n_params), seed=seed, training=training, compute=Compute())
         return self.stage("ppo", f"ppo-{size_name(n_params)}-s{seed}", config, parents, fill, status)
 
     def benchmark(
@@ -328,13 +401,14 @@ class Builder:
         fresh = base is None
         if base is None:
             base = self.bases[n_params] = self.base(n_params, seed, data, tokenizer)
+        most = shape.comparisons[-1]
+        curve = PMChange(eval_at=shape.comparisons[:-1] if shape.learning_curve else ())
         pms = {
-            (half, n): self.pm(n_params, seed, half, n, data, base)
+            (half, n): self.pm(n_params, seed, half, n, data, base, curve if (half, n) == ("train", most) else None)
             for half in ("train", "test")
             for n in shape.comparisons
         }
         policy = self.reference(n_params, seed, data, base) if shape.reference else base
-        most = shape.comparisons[-1]
         parents = {"data": data, "policy": policy, "pm_train": pms["train", most], "pm_test": pms["test", most]}
         collapsed = shape.diverged and last and n_params == self.sizes[0]
         ppo = self.ppo(n_params, seed, parents, "diverged" if collapsed else "done")
@@ -347,6 +421,21 @@ class Builder:
             share = 1.0 if at == "end" else 0.5
             error = "no disk space left on /data" if fails else None
             self.benchmark(n_params, seed, data, ppo, at, share, error)
+        self.changed(n_params, seed, {"data": data, "tokenizer": tokenizer, "base": base} | parents, fresh)
+
+    def changed(self, n_params: int, seed: int, made: Mapping[str, str], fresh: bool) -> None:
+        """PMs, bases and policies with one thing changed."""
+        shape, most = self.shape, self.shape.comparisons[-1]
+        changes = [PMChange(helpful_share=share) for share in shape.helpful_share]
+        changes += [PMChange(harmless_weight=weight) for weight in shape.harmless_weight if weight != 1]
+        changes += [PMChange(rate_factor=factor) for factor in shape.rate_factor]
+        for change in changes:
+            self.pm(n_params, seed, "train", most, made["data"], made["base"], change)
+        for factor in shape.rate_factor:
+            if fresh:
+                self.base(n_params, seed, made["data"], made["tokenizer"], factor)
+            parents = {role: made[role] for role in ("data", "policy", "pm_train", "pm_test")}
+            self.ppo(n_params, seed, parents, factor=factor)
 
 
 def write_samples(folder: Path, evals: pd.DataFrame) -> None:

@@ -19,7 +19,8 @@ from matplotlib.lines import Line2D
 
 from analysis.results import analyze
 from reports import compare_figures, frontier_figures, pm_figures, save, style, tax_figures
-from reports.figures import FIGURES, FigureSpec, alt_text
+from reports.figure_spec import FigureSpec
+from reports.figures import FIGURES, alt_text
 from reports.formats import (
     format_count,
     format_estimate,
@@ -32,6 +33,7 @@ from reports.formats import (
     visible,
 )
 from reports.results import ResultsError, model_names, read_results
+from tests.fake_pm_tables import completed, further_tables
 from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
@@ -40,11 +42,10 @@ SMALL = Shape(comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10,
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A small fake study, analysed; tests that change it copy it first."""
+    """A small fake study, analysed, what it lacks written by hand; tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("figures")
     analyze(make_runs(folder / "runs", sizes=(12_000, 60_000, 300_000), shape=SMALL), folder)
-    loaded: Results = json.loads((folder / "results.json").read_text())
-    return loaded
+    return completed(json.loads((folder / "results.json").read_text()))
 
 
 def points(table: pd.DataFrame, **where: object) -> pd.DataFrame:
@@ -368,7 +369,7 @@ def test_bytes_do_not_depend_on_the_callers_settings(results: Results) -> None:
 
 def test_no_figure_depends_on_the_order_of_rows(results: Results) -> None:
     changed = copy.deepcopy(results)
-    for key in ("frontier", "benchmarks", "tax", "pooled", "models"):
+    for key in ("frontier", "benchmarks", "tax", "pooled", "models", *further_tables({"12k": 12_000})):
         changed[key].reverse()
     for spec in FIGURES:
         if spec.section != "pm":

@@ -11,8 +11,8 @@ from analysis.estimates import Estimate
 from analysis.frames import Study, load_study, stage_table
 from analysis.frontier import Curve, frontier_rows, load_curves
 from analysis.frontier_fits import frontier_fits, points_of, run_exponents
+from analysis.held_out import pm_scores
 from analysis.overoptimisation import gold_verdict, overoptimisation, peak_windows, to_end
-from analysis.pm import pm_scores
 from tests.fake_runs import Shape, Truth, make_runs
 
 SHAPE = Shape(comparisons=(500,), at=("end",))

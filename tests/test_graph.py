@@ -141,6 +141,170 @@ def test_sections_can_be_left_out_or_kept_to_some_sizes(tmp_path: Path) -> None:
     assert set(kinds(bare)) == {"data", "tokenizer", "base"}
 
 
+# ---------------------------------------------------------------- one thing changed at a time
+
+VARIED = """
+world: {n_comparisons: 4k}
+seeds: [0, 1]
+sizes: [27k, 100k]
+base: {rate_factor: [0.5, 1, 2]}
+pm: {n_comparisons: [256, 1024], rate_factor: [1, 2], helpful_share: [0, 0.25, 0.5], harmless_weight: [1, 3]}
+ppo: {rate_factor: [0.5, 1]}
+benchmarks: {tasks: [world_facts]}
+"""
+
+
+def slugs(graph: Graph, start: str) -> set[str]:
+    """Ids without their hash of the stages whose id starts so."""
+    return {stage_id.rpartition("-")[0] for stage_id in graph if stage_id.startswith(start)}
+
+
+def differences(one: Stage, other: Stage) -> dict[str, Any]:
+    """Dotted names of the fields in which two configurations differ, with their values in the first."""
+    first, second = one.config.model_dump(mode="json"), other.config.model_dump(mode="json")
+    found = {}
+    for path in leaves(one.config, first):
+        a, b = first, second
+        for part in path:
+            a, b = a[part], b[part]
+        if a != b:
+            found[".".join(path)] = a
+    return found
+
+
+def test_extra_stages_are_those_that_the_lists_ask_for(tmp_path: Path) -> None:
+    """Each of 2 sizes x 2 seeds: 3 bases; 3 PMs of the main setting, 3 shares, 1 weight (1 is the main one) and
+    1 rate; 2 policies; benchmarks of the main base and policy alone."""
+    assert kinds(graph_of(tmp_path, VARIED)) == {
+        "data": 1, "tokenizer": 1, "base": 4 * 3, "pm": 4 * (3 + 3 + 1 + 1), "ppo": 4 * 2, "benchmark": 4 * 2,
+    }  # fmt: skip
+
+
+def test_extra_stages_are_called_by_what_is_changed(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, VARIED)
+    assert slugs(graph, "base-100k-s1") == {"base-100k-s1", "base-100k-s1-ratex0.5", "base-100k-s1-ratex2"}
+    assert slugs(graph, "ppo-100k-s1") == {"ppo-100k-s1", "ppo-100k-s1-ratex0.5"}
+    assert slugs(graph, "pm-100k-s1") == {
+        "pm-100k-s1-train-256",
+        "pm-100k-s1-train-1024",
+        "pm-100k-s1-test-1024",
+        "pm-100k-s1-train-1024-help0",
+        "pm-100k-s1-train-1024-help0.25",
+        "pm-100k-s1-train-1024-help0.5",
+        "pm-100k-s1-train-1024-harmx3",
+        "pm-100k-s1-train-1024-ratex2",
+    }
+
+
+def test_extra_stages_differ_from_the_main_one_in_one_field(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, VARIED)
+    changed = {}
+    for stage_id, stage in graph.items():
+        for main in ("base-27k-s0", "pm-27k-s0-train-1024", "ppo-27k-s0"):
+            if stage_id.startswith(f"{main}-") and stage_id.rpartition("-")[0] != main:
+                one = next(s for i, s in graph.items() if i.rpartition("-")[0] == main)
+                assert stage.parents == one.parents
+                changed[stage_id.rpartition("-")[0]] = differences(stage, one)
+    rate = "training.schedule.rate_factor"
+    assert changed == {
+        "base-27k-s0-ratex0.5": {rate: 0.5},
+        "base-27k-s0-ratex2": {rate: 2.0},
+        "pm-27k-s0-train-1024-ratex2": {rate: 2.0},
+        "pm-27k-s0-train-1024-help0": {"helpful_share": 0.0},
+        "pm-27k-s0-train-1024-help0.25": {"helpful_share": 0.25},
+        "pm-27k-s0-train-1024-help0.5": {"helpful_share": 0.5},
+        "pm-27k-s0-train-1024-harmx3": {"harmless_weight": 3.0},
+        "ppo-27k-s0-ratex0.5": {rate: 0.5},
+    }
+
+
+def test_extra_stages_change_no_other_and_nothing_descends_from_them(tmp_path: Path) -> None:
+    plain = STUDY.replace("at: [end, 1]", "at: end")
+    main, varied = graph_of(tmp_path, plain, "ppo.keep_sqrt_kl=1"), graph_of(tmp_path, VARIED)
+    assert set(main) < set(varied)
+    extra = set(varied) - set(main)
+    assert not extra & {parent for stage in varied.values() for parent in stage.parents.values()}
+
+
+def test_extra_stages_of_shared_kinds_are_made_once(tmp_path: Path) -> None:
+    """2 sizes: 3 bases, then 8 PMs where PMs are shared and 2 x 8 where they are not."""
+    shared = kinds(graph_of(tmp_path, VARIED, "share=[base, pm]"))
+    assert (shared["base"], shared["pm"], shared["ppo"]) == (2 * 3, 2 * 8, 4 * 2)
+    assert kinds(graph_of(tmp_path, VARIED, "share=base"))["pm"] == 4 * 8
+
+
+def test_sizes_without_a_pm_or_a_policy_get_no_extra_ones(tmp_path: Path) -> None:
+    counts = kinds(graph_of(tmp_path, VARIED, "pm.sizes=27k", "ppo.sizes=27k"))
+    assert (counts["base"], counts["pm"], counts["ppo"]) == (4 * 3, 2 * 8, 2 * 2)
+
+
+def test_a_model_that_exists_is_not_measured_again_at_other_rates(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, VARIED, "sizes=[27k, {hub: org/name}]", "seeds=[0]")
+    assert slugs(graph, "base-name") == {"base-name-s0"}
+    assert slugs(graph, "base-27k") == {"base-27k-s0", "base-27k-s0-ratex0.5", "base-27k-s0-ratex2"}
+
+
+def test_the_learning_curve_follows_the_pass_that_the_other_counts_are_compared_with(tmp_path: Path) -> None:
+    """The largest of the train half is scored at the other counts; the test half has no others to compare with."""
+
+    def scored_at(*assignments: str) -> dict[str, tuple[int, ...]]:
+        graph = graph_of(tmp_path, STUDY, "sizes=27k", "seeds=0", "pm.n_comparisons=[256, 1024, 64]", *assignments)
+        pms = [(i, stage.config) for i, stage in graph.items() if isinstance(stage.config, PMConfig)]
+        names = [stage_id.removeprefix("pm-27k-s0-").rpartition("-")[0] for stage_id, _ in pms]
+        assert len(set(names)) == len(names)
+        return {name: config.training.eval_at for name, (_, config) in zip(names, pms, strict=True)}
+
+    assert set(scored_at().values()) == {()}
+    assert scored_at("pm.learning_curve=true", "pm.harmless_weight=[1, 3]") == {
+        "train-1024": (64, 256), "train-64": (), "train-256": (), "test-1024": (), "train-1024-harmx3": (),
+    }  # fmt: skip
+    everything = scored_at("pm.n_comparisons=[256, all, 64]", "pm.learning_curve=true")
+    assert everything == {"train-256": (), "train-all": (64, 256), "train-64": (), "test-all": ()}
+
+
+def test_the_test_half_can_be_left_out(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, STUDY, "ppo=null", "pm.halves=train", "pm.harmless_weight=[2, 4]")
+    assert {stage.config.half for stage in graph.values() if isinstance(stage.config, PMConfig)} == {"train"}
+    assert kinds(graph)["pm"] == 4 * (2 + 2)
+    assert kinds(graph_of(tmp_path, STUDY, "ppo=null", "pm.halves=train", "share=pm"))["pm"] == 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "key", "value", "text"),
+    [
+        ("helpful*", "helpful_share", "[0.5, 1]", "needs harmless comparisons (there are: helpful-base)"),
+        ("harmless*", "helpful_share", "[0, 0.5]", "needs helpful comparisons (there are: harmless-base)"),
+        ("harmless*", "harmless_weight", "[1, 2]", "needs helpful comparisons (there are: harmless-base)"),
+        ("o*", "harmless_weight", "2", "needs helpful and harmless comparisons (there are: other)"),
+        ("helpful*", "helpful_share", "1", None),
+        ("harmless*", "helpful_share", "0", None),
+        ("harmless*", "harmless_weight", "1", None),
+        ("h*", "helpful_share", "[0, 0.5, 1]", None),
+    ],
+)
+def test_classes_that_no_file_has_are_missed_before_anything_runs(
+    tmp_path: Path, files: str, key: str, value: str, text: str | None
+) -> None:
+    (hh_files(tmp_path / "hh") / "other.jsonl").write_text("{}\n")
+    study = f"data: {{path: hh, files: '{files}'}}\nsizes: [27k]\nppo: null\npm: {{n_comparisons: 8, {key}: {value}}}\n"
+    if text is None:
+        assert graph_of(tmp_path, study)
+        return
+    with pytest.raises(StudyError) as error:
+        graph_of(tmp_path, study)
+    assert len(error.value.problems) == 1 and f"pm.{key}: {text}" in error.value.problems[0]
+
+
+@pytest.mark.parametrize(("hub", "missed"), [("Anthropic/hh-rlhf", False), ("Anthropic/hh-rlhf/helpful-base", True)])
+def test_classes_of_a_hub_s_folders_are_known_by_their_names(tmp_path: Path, hub: str, missed: bool) -> None:
+    study = f"data: {{hub: {hub}}}\nsizes: [27k]\nppo: null\npm: {{n_comparisons: 8, helpful_share: 0.5}}\n"
+    if missed:
+        with pytest.raises(StudyError, match="needs harmless comparisons"):
+            graph_of(tmp_path, study)
+    else:
+        assert graph_of(tmp_path, study)
+
+
 # ---------------------------------------------------------------- ids
 
 

@@ -12,9 +12,9 @@ from hh_scaling.configs import SizeSpec
 from hh_scaling.records import Record, RunStore
 from hh_scaling.shapes import shape_for
 from sweeps.check import load_study
-from sweeps.costs import forward
+from sweeps.costs import Cost, forward
 from sweeps.graph import expand
-from sweeps.known_models import KNOWN, guessed, shape_in_config, shape_of
+from sweeps.known_models import KNOWN, ModelShape, guessed, shape_in_config, shape_of
 from sweeps.load import StudyError
 from sweeps.machines import GPUS, find_gpu, this_cpu
 from sweeps.plan import chain_seconds, longest_chain, make_plan, plan_json
@@ -110,6 +110,34 @@ def test_costs_grow_with_what_they_should() -> None:
     assert flops("pm", "pm.trainable_layers=1") < flops("pm")
     assert flops("benchmark", "benchmarks.limit=80") == pytest.approx(2 * flops("benchmark"))
     assert flops("base", "base.n_tokens=120k") == pytest.approx(2 * flops("base"), rel=0.05)
+
+
+def test_a_pm_costs_its_pass_and_its_held_out_scores_with_each_prompt_once() -> None:
+    """384 pairs, three passes each, and 240 held-out pairs (a fifth of 1200), which the learning curve scores twice.
+    A side has 0.6 * 128 = 76.8 tokens, 51.2 of them the prompt: 51.2 + 2 * 25.6 = 102.4 a pair."""
+
+    def cost(*assignments: str) -> Cost:
+        graph = expand(load_study("smoke", ["sizes=100k", *assignments]))
+        stage_id = next(i for i in graph if i.startswith("pm-100k-s0-train-384"))
+        return make_plan(graph, this_cpu()).costs[stage_id]
+
+    rung = shape_for(100_000, "llama")
+    per_token = forward(ModelShape(rung.d_model, rung.n_layers, rung.n_params, 512), 76.8, logits=False)
+    once, curve = cost(), cost("pm.learning_curve=true")
+    assert once.tokens == pytest.approx(102.4 * (384 + 240))
+    assert once.flops == pytest.approx(102.4 * per_token * (3 * 384 + 240))
+    assert curve.tokens == pytest.approx(102.4 * (384 + 2 * 240))
+    assert curve.flops == pytest.approx(102.4 * per_token * (3 * 384 + 2 * 240))
+
+
+def test_extra_stages_cost_what_the_main_one_does() -> None:
+    """Another rate, share or weight is the same work."""
+    varied = ["pm.helpful_share=0.5", "pm.harmless_weight=3", "pm.rate_factor=[1, 2]", "base.rate_factor=[1, 2]"]
+    graph = expand(load_study("smoke", [*varied, "ppo.rate_factor=[1, 2]", "sizes=27k"]))
+    costs = make_plan(graph, this_cpu()).costs
+    for main, n_stages in (("base-27k-s0", 2), ("pm-27k-s0-train-384", 4), ("ppo-27k-s0", 2)):
+        found = {costs[stage_id].flops for stage_id in graph if stage_id.startswith(f"{main}-")}
+        assert len(found) == 1 and sum(stage_id.startswith(f"{main}-") for stage_id in graph) == n_stages
 
 
 def test_the_plan_adds_up_and_is_json() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from hh_scaling import models, pm
+from hh_scaling import models, pairs, pm
 from hh_scaling.configs import Compute, PMConfig, PMTraining
+from hh_scaling.packing import Tree, tree_of
+from hh_scaling.pm_model import initial_pm
 from hh_scaling.records import StageWriter, read_jsonl
 from tests.tiny import COMPUTE, SIZE, run_stage
 
@@ -50,39 +54,134 @@ def test_scores_equal_those_of_transformers(
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
-def test_scores_do_not_depend_on_the_batch(trained: tuple[Path, dict[str, object]]) -> None:
-    model = models.load_from_stage(AutoModelForSequenceClassification, trained[0])
-    sequences = [[5, 6, 7, 0], [9] * 30 + [0], [4, 0]]
-    together = pm.score_sequences(model, sequences, Compute(micro_batch_tokens=4096))
-    alone = pm.score_sequences(model, sequences, Compute(micro_batch_tokens=1))
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+def gradient_of(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def some_pairs(tiny_stages: dict[str, Path], n: int, max_length: int = 64) -> tuple[list[Tree], Any]:
+    tokenizer = models.load_tokenizer(tiny_stages["base"])
+    rows = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet").query("split == 'train'").head(n)
+    return pairs.pair_trees(rows, tokenizer, max_length), tokenizer
 
 
 def test_gradient_does_not_depend_on_micro_batches(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
-    tokenizer = models.load_tokenizer(tiny_stages["base"])
-    rows = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet").query("split == 'train'").head(12)
-    pairs, _ = pm.tokenize_pairs(rows, tokenizer, 64)
+    trees, tokenizer = some_pairs(tiny_stages, 12)
     gradients = []
     for budget in (100, 100_000):
-        model = pm.initial_pm(tiny_stages["base"], tokenizer, config())
-        pm.accumulate_gradient(model, pairs, Compute(micro_batch_tokens=budget), StageWriter(tmp_path), 0)
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        of = config(compute=Compute(micro_batch_tokens=budget))
+        model = initial_pm(tiny_stages["base"], tokenizer, of)
+        pm.Training(model, trees, torch.ones(12), None, of, StageWriter(tmp_path)).accumulate_gradient(np.arange(12), 0)
+        gradients.append(gradient_of(model))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def test_pairs_equal_after_truncation_are_dropped_and_counted(tiny_stages: dict[str, Path]) -> None:
+def test_loss_and_gradient_equal_two_plain_passes_of_transformers(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """The shared beginning computed once: loss and gradients of -log sigma(r_c - r_r) as from two padded passes."""
+    trees, tokenizer = some_pairs(tiny_stages, 12)
+    of = config(compute=Compute(micro_batch_tokens=300))
+    ours, theirs = (initial_pm(tiny_stages["base"], tokenizer, of) for _ in range(2))
+    training = pm.Training(ours, trees, torch.ones(12), None, of, StageWriter(tmp_path))
+    loss = training.accumulate_gradient(np.arange(12), 0)["loss"]
+    sides = []
+    for side in range(2):
+        texts = [tree.trunk + tree.branches[side] for tree in trees]
+        batch = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt")
+        sides.append(theirs(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0])
+    expected = -torch.nn.functional.logsigmoid(sides[0] - sides[1]).mean()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(gradient_of(ours), gradient_of(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_equal_sides_give_ln_2(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    _, tokenizer = some_pairs(tiny_stages, 1)
+    model = initial_pm(tiny_stages["base"], tokenizer, config())
+    same = [tree_of([[5, 6, 7, 0], [5, 6, 7, 0]])] * 3
+    stats = pm.Training(model, same, torch.ones(3), None, config(), StageWriter(tmp_path)).accumulate_gradient(
+        np.arange(3), 0
+    )
+    assert stats["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_pairs_equal_after_truncation_are_dropped_and_counted(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
     tokenizer = models.load_tokenizer(tiny_stages["base"])
     rows = pd.DataFrame(
         {"prompt": ["a", "a"], "chosen": [" cat dog bird", " cat"], "rejected": [" cat dog fish", " dog"]}
     )
+    rows.to_parquet(tmp_path / "table.parquet")
     shared = tokenizer(" cat dog")["input_ids"]
-    pairs, dropped = pm.tokenize_pairs(rows, tokenizer, len(shared) + 1)
-    assert len(pairs) == 1 and dropped == {"equal_after_truncation": 1}
+    found = pairs.write_pairs(
+        tmp_path / "table.parquet", np.arange(2), tokenizer, len(shared) + 1, tmp_path / "pairs.tmp"
+    )
+    assert found.equal.tolist() == [True, False]
+
+
+def test_pairs_on_disk_are_the_pairs_in_memory(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """Rows out of the table's order, over several row groups: tree for tree what tokenizing them at once gives."""
+    frame = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet")
+    frame.to_parquet(tmp_path / "table.parquet", row_group_size=100)
+    tokenizer = models.load_tokenizer(tiny_stages["base"])
+    rows = np.random.default_rng(0).permutation(len(frame))[:250]
+    found = pairs.write_pairs(tmp_path / "table.parquet", rows, tokenizer, 40, tmp_path / "pairs.tmp")
+    assert [found[i] for i in range(250)] == pairs.pair_trees(frame.iloc[rows], tokenizer, 40)
 
 
 def test_long_prompts_lose_their_beginning() -> None:
-    assert pm.context_ids([1, 2, 3, 4], [5, 6], 0, 5) == [3, 4, 5, 6, 0]
-    assert pm.context_ids([1, 2], [5, 6, 7, 8], 0, 4) == [5, 6, 7, 0]
+    assert pairs.context_ids([1, 2, 3, 4], [5, 6], 0, 5) == [3, 4, 5, 6, 0]
+    assert pairs.context_ids([1, 2], [5, 6, 7, 8], 0, 4) == [5, 6, 7, 0]
+
+
+def test_both_sides_keep_the_same_prompt() -> None:
+    """The longer response decides how much of the prompt is left, for both."""
+    tree = pairs.pair_tree([1, 2, 3, 4], [5, 6], [7], 0, 5)
+    assert tree == Tree([3, 4], ([5, 6, 0], [7, 0]))
+
+
+def mixed_table(path: Path) -> Path:
+    tranches = ["helpful-base", "harmless-base", "helpful-online", "other"] * 10
+    frame = pd.DataFrame({"split": "train", "order": np.random.default_rng(0).permutation(40), "tranche": tranches})
+    frame.to_parquet(path / "table.parquet")
+    return path / "table.parquet"
+
+
+@pytest.mark.parametrize("share, n_helpful", [(0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_a_helpful_share_takes_the_first_of_either_kind(tmp_path: Path, share: float, n_helpful: int) -> None:
+    table = mixed_table(tmp_path)
+    chosen = pairs.choose_rows(table, "train", 8, share)
+    frame = pd.read_parquet(table).sort_values("order")
+    wanted = [frame[frame.tranche.str.startswith("helpful")].head(n_helpful)]
+    wanted.append(frame[frame.tranche.str.startswith("harmless")].head(8 - n_helpful))
+    assert sorted(chosen.row) == sorted(pd.concat(wanted).index)
+
+
+def test_too_few_of_a_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="10 harmless comparisons in the train half, wanted: 12 of 16"):
+        pairs.choose_rows(mixed_table(tmp_path), "train", 16, 0.25)
+
+
+def test_harmless_weight_has_mean_one() -> None:
+    weights = pm.loss_weights(pd.Series(["helpful", "harmless", "other", "helpful"]), 3.0)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 3.0, 1.0, 1.0]) / 1.5)
+
+
+def test_a_weighted_gradient_is_the_weighted_sum(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    trees, tokenizer = some_pairs(tiny_stages, 2)
+    gradients = []
+    for weights in ([1.0, 0.0], [0.0, 1.0], [0.5, 1.5]):
+        model = initial_pm(tiny_stages["base"], tokenizer, config())
+        training = pm.Training(model, trees, torch.tensor(weights), None, config(), StageWriter(tmp_path))
+        training.accumulate_gradient(np.arange(2), 0)
+        gradients.append(gradient_of(model))
+    torch.testing.assert_close(gradients[2], 0.5 * gradients[0] + 1.5 * gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_curve_ends_where_the_scores_are(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """Scored along the pass: rows for every held-out comparison, and after the last pair the final scores."""
+    run_stage("pm", config(160, eval_at=(40, 160)), tiny_stages, tmp_path)
+    curve, scores = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("curve", "scores"))
+    assert curve.groupby("pairs").size().to_dict() == {48: 300, 160: 300}
+    last = curve[curve.pairs == 160].reset_index(drop=True)
+    pd.testing.assert_series_equal(last.score_chosen, scores.score_chosen, check_exact=True)
 
 
 def test_subsets_are_nested_and_too_large_ones_refused(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
@@ -105,7 +204,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(
 ) -> None:
     """Killed after a state in the middle: same metrics and weights as the undisturbed run, exactly."""
     undisturbed, broken, resumed = (tmp_path / name for name in ("undisturbed", "broken", "resumed"))
-    run_stage("pm", config(160, checkpoint_seconds=1e-9), tiny_stages, undisturbed)
+    run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, undisturbed)
     real = StageWriter.progress
 
     def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
@@ -115,14 +214,16 @@ def test_a_killed_stage_resumes_to_the_same_bits(
 
     monkeypatch.setattr(StageWriter, "progress", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_stage("pm", config(160, checkpoint_seconds=1e-9), tiny_stages, broken)
+        run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, broken)
     monkeypatch.undo()
-    run_stage("pm", config(160, checkpoint_seconds=1e-9), tiny_stages, resumed, [broken])
+    run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, resumed, [broken])
     assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
     weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]
     assert weights[0] == weights[1]
     scores = [pd.read_parquet(p / "scores.parquet") for p in (undisturbed, resumed)]
     pd.testing.assert_frame_equal(scores[0], scores[1], check_exact=True)
+    curves = [pd.read_parquet(p / "curve.parquet") for p in (undisturbed, resumed)]
+    pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
 
 
 def test_non_finite_losses_name_the_step(

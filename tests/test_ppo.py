@@ -119,7 +119,7 @@ def test_gradient_does_not_depend_on_micro_batches(parents: dict[str, Path], tmp
 def test_policy_and_value_move_and_nothing_else(parents: dict[str, Path], tmp_path: Path) -> None:
     """Even at a learning rate of 1e-6 the float32 weights change; reference and preference model do not."""
     trainer = built(parents, tmp_path)
-    frozen = [*trainer.reference.parameters(), *trainer.train_pm.model.parameters()]
+    frozen = [*trainer.reference.parameters(), *trainer.train_pm.scores.model.parameters()]
     before_frozen = [p.clone() for p in frozen]
     before = [p.clone() for p in trainer.parameters()]
     schedule = trainer.config.training.schedule

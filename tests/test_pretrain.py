@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -21,6 +23,17 @@ def test_loss_falls_far_below_uniform(tiny_stages: dict[str, Path]) -> None:
     # embeddings of deviation .5/sqrt(d) make fresh logits vary by about 1/4, which moves the loss by about 1/8
     assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.15)
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+
+
+def test_documents_add_up_to_the_loss(tiny_stages: dict[str, Path]) -> None:
+    """held_out.parquet, by which learning rates are compared document by document, holds the record's own loss."""
+    documents = pd.read_parquet(tiny_stages["base"] / "held_out.parquet")
+    model, tokenizer = models.load_causal_lm(tiny_stages["base"]), models.load_tokenizer(tiny_stages["base"])
+    texts = [json.loads(line)["text"] for line in (tiny_stages["data"] / "text" / "held_out.jsonl").open()]
+    training = base_config().training
+    whole = pretrain.held_out_loss(model, tokenizer, texts, training, COMPUTE)
+    assert whole is not None and len(documents) > 1
+    assert documents.nats.sum() / documents.tokens.sum() == pytest.approx(whole["loss"]["value"], rel=1e-12)
 
 
 def test_held_out_loss_equals_a_direct_sum(tiny_stages: dict[str, Path]) -> None:

@@ -25,6 +25,7 @@ from reports.results import without_surrogates
 from reports.save import table_csv
 from reports.sections import build_sections
 from reports.tables import HtmlTable, evidence_lines, figure_numbers
+from tests.fake_pm_tables import completed
 from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
@@ -37,6 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results of a small fake study and, in ``report/``, its report."""
     out = tmp_path_factory.mktemp("report")
     analyze(make_runs(out / "runs", sizes=(12_000, 60_000, 300_000), shape=SMALL), out)
+    whole = completed(json.loads((out / "results.json").read_text()))  # every figure has something to show
+    (out / "results.json").write_text(json.dumps(whole))
     write_report(out, out / "report")
     return out
 
@@ -226,12 +229,12 @@ def poisoned(value: Any, suffix: str, key: str = "") -> Any:
     """``value`` with ``suffix`` appended to every string that comes from users or files, and to data's own keys."""
     if isinstance(value, dict):
         free_keys = key in ("dropped", "tranches", "splits", "evidence")
-        return {k + suffix if free_keys else k: poisoned(v, suffix, k) for k, v in value.items()}
+        return {k + suffix if free_keys and k != "missing" else k: poisoned(v, suffix, k) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(item, suffix, key) for item in value]
     free = isinstance(value, str) and (key in FREE_TEXT or key == "tasks")
     ours = ("all", "pooled", "pm all", "pm n=")  # names that the analysis gives
-    free = free and not value.startswith(ours)
+    free = free and not value.startswith(ours) and not (key == "group" and value in ("helpful", "harmless", "mean"))
     return value + suffix if free else value
 
 
@@ -385,12 +388,13 @@ def test_what_was_not_measured_is_no_open_result(results: Results) -> None:
     changed = copy.deepcopy(results)
     for claim in changed["claims"]:
         claim.update(verdict="inconclusive", evidence={"missing": "policies"})
+    n = len(changed["claims"])
     assert sentences.overview(changed) == [
-        "8 of 8 claims not tested, for want of a measurement; they are listed as inconclusive."
+        f"{n} of {n} claims not tested, for want of a measurement; they are listed as inconclusive."
     ]
     changed["claims"][0].update(verdict="supported", evidence={"slope": 1})
     assert sentences.overview(changed)[0] == "1 claim tested: 1 supported."
-    assert sentences.overview(changed)[1].startswith("7 of 8 claims not tested")
+    assert sentences.overview(changed)[1].startswith(f"{n - 1} of {n} claims not tested")
 
 
 def test_a_line_that_fits_worse_than_a_constant_is_called_so(results: Results) -> None:

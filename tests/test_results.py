@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import pytest
 from analysis import fits
 from analysis.claims import Evidence, judge_all
 from analysis.compare import compare, side_by_side
-from analysis.frames import AnalysisError, Study, load_study
+from analysis.frames import AnalysisError, Setting, Study, load_study
 from analysis.frontier_fits import Exponents
-from analysis.pm import HeldOut
+from analysis.held_out import HeldOut
 from analysis.pm_fits import PointSet, between_bases, with_item_variance
 from analysis.results import SCHEMA_FILE, analyze, clean, flatten
 from tests.conftest import ROOT
@@ -88,10 +89,11 @@ def test_seeds_that_share_a_base_are_not_independent_sizes(shared: dict[str, Any
     for fit in shared["fits"]:
         codes = [note["code"] for note in fit["notes"]]
         if fit["y"] == "accuracy" and fit["x"][0] == "n_params":
-            assert fit["n_clusters"] == 4 and 2 <= fit["df"] < 12 and "clusters" in codes
+            fewest = 2 if fit["law"] == "log-linear" else 1  # four bases less two or three parameters
+            assert fit["n_clusters"] == 4 and fewest <= fit["df"] < 12 and "clusters" in codes
         elif fit["y"] in ("accuracy", "tax"):
             assert "shared_base" in codes
-    for name in ("pm_trend", "pooled", "tax", "crossover", "overoptimisation"):
+    for name in ("pm_trend", "pm_turns", "pm_floor", "pooled", "tax", "crossover", "overoptimisation"):
         assert all("shared base" in row["note"] for row in shared[name]), name
 
 
@@ -124,7 +126,7 @@ def test_slopes_with_size_cover_with_one_base_a_size() -> None:
 def exact() -> HeldOut:
     """Held-out items that every PM gets right, so that they add no variance."""
     names, ones = np.array(["x", "y"], dtype=object), np.ones(2)
-    return HeldOut(names, names, ones, 0 * ones, ones, ones)
+    return HeldOut(names, names, names, ones, ones, 0 * ones, ones, ones, ones)
 
 
 def test_pm_slopes_are_those_put_in(results: dict[str, Any]) -> None:
@@ -233,6 +235,85 @@ def test_reasons_hold_no_absolute_paths(tmp_path: Path) -> None:
     ):
         study.exclude("x", reason)
         assert study.excluded[-1]["reason"] == wanted
+
+
+# ---------------------------------------------------------------- settings beside the main one
+
+
+VARIED = Shape(
+    comparisons=(500, 2000), held_out=200, prompts=24, items=60, steps=(0, 10, 20, 40), at=("end",),
+    helpful_share=(0.0, 0.5, 1.0), harmless_weight=(1.0, 10.0), rate_factor=(0.5, 2.0), learning_curve=True,
+)  # fmt: skip
+NEW_TABLES = ("pm_shares", "pm_weights", "pm_curve", "rate_check")
+
+
+@pytest.fixture(scope="module")
+def varied_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_runs(tmp_path_factory.mktemp("varied"), sizes=SIZES[:3], shape=VARIED)
+
+
+@pytest.fixture(scope="module")
+def varied(varied_runs: Path) -> dict[str, Any]:
+    return analyze(varied_runs)
+
+
+def test_everything_varied_follows_the_schema(varied: dict[str, Any], varied_runs: Path) -> None:
+    jsonschema.validate(json.loads((varied_runs / "results.json").read_text()), json.loads(SCHEMA_FILE.read_text()))
+    for name in NEW_TABLES:
+        assert varied[name] and len(pd.read_csv(varied_runs / "tables" / f"{name}.csv")) == len(varied[name])
+    assert "difference_mde" in pd.read_csv(varied_runs / "tables" / "pm_curve.csv")
+    assert not varied["excluded"]
+
+
+def test_other_settings_enter_no_main_row(varied: dict[str, Any], varied_runs: Path, tmp_path: Path) -> None:
+    """The same study without the stages of other settings gives the same main tables, to the bit."""
+    described = json.loads((varied_runs / "study.json").read_text())
+    (tmp_path / "stages").symlink_to(varied_runs / "stages")
+    main = []
+    for stage in described["stages"]:
+        config, schedule = stage["config"], (stage["config"].get("training") or {}).get("schedule") or {}
+        changed = (schedule.get("rate_factor", 1), config.get("helpful_share"), config.get("harmless_weight", 1))
+        main += [stage] if changed == (1, None, 1) else []
+    (tmp_path / "study.json").write_text(json.dumps(described | {"stages": main}))
+    alone = analyze(tmp_path, tmp_path / "out")
+    assert len(main) < len(described["stages"])
+    for name in varied:
+        if name not in (*NEW_TABLES, "study", "stages", "claims"):
+            assert alone[name] == varied[name], name
+    assert alone["pm_curve"] == varied["pm_curve"] and not any(alone[name] for name in NEW_TABLES if name != "pm_curve")
+    judged = {claim["id"]: claim for claim in varied["claims"]}
+    for claim in alone["claims"]:
+        if claim["id"] not in ("C-one-sided", "C-mixing-size", "C-weight-size"):
+            assert claim == judged[claim["id"]]
+        else:
+            assert "missing" in claim["evidence"] and "missing" not in judged[claim["id"]]["evidence"]
+
+
+def test_older_records_without_the_new_keys_are_of_the_main_setting(varied_runs: Path, tmp_path: Path) -> None:
+    study = load_study(make_runs(tmp_path, sizes=SIZES[:1], seeds=(0,), shape=SMALL))
+    for record in study.records.values():
+        schedule = (record.config.get("training") or {}).get("schedule") or {}
+        for keys, names in ((schedule, ("rate_factor",)), (record.config, ("helpful_share", "harmless_weight"))):
+            for name in names:
+                keys.pop(name, None)
+    assert all(study.is_main(record) for record in study.records.values())
+    varied = load_study(varied_runs)
+    others = [record for record in varied.records.values() if not varied.is_main(record)]
+    assert {record.kind for record in others} == {"base", "pm", "ppo"} and len(others) == 6 * (3 + 1 + 2 + 2 + 2)
+
+
+def test_what_descends_from_another_setting_is_not_main(varied_runs: Path) -> None:
+    study = load_study(varied_runs)
+    other = next(record for record in study.of_kind("ppo") if not study.is_main(record))
+    bench = replace(study.of_kind("benchmark")[0], parents={"data": other.parents["data"], "model": other.stage_id})
+    assert not study.is_main(bench) and study.setting(bench) is None
+    assert study.setting(other) != Setting() and study.setting(other) is not None
+
+
+def test_a_study_without_them_has_empty_tables(results: dict[str, Any]) -> None:
+    assert all(results[name] == [] for name in NEW_TABLES)
+    for name in ("pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement"):
+        assert results[name], name
 
 
 def test_tables_hold_the_rows(runs: Path, results: dict[str, Any]) -> None:

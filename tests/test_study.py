@@ -16,7 +16,10 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from hh_scaling.comparisons import Comparison
 from hh_scaling.configs import Compute, Schedule
+from hh_scaling.splits import SplitIndex, conversation_id
+from hh_scaling.world import World
 from sweeps import schema
 from sweeps.check import LoadedStudy, load_study, shipped_studies
 from sweeps.complete import complete, model_at
@@ -140,6 +143,26 @@ wrld: {}
         ("data: {path: x}\nsizes: [27k]\nbenchmarks: {tasks: [world_facts]}\n", "3:22: benchmarks.tasks.0: is world_facts, whose items a world makes (allowed without one: local_*, or a task of lm-eval)"),
         ("data: {path: x}\nsizes: [27k]\nbenchmarks: {tasks: [bits_per_byte]}\n", "3:22: benchmarks.tasks.0: is bits_per_byte, which needs held-out text; --set text.held_out='PATTERN' of file names"),
         ("data: {path: x}\nsizes: [27k]\ntext: {held_out: x}\n", "3:18: text.held_out: chooses among the files of text.path, which is not given; --set text.path=FOLDER"),
+        (MINIMAL + "base: {rate_factor: [0.5, 2]}\n", "3:21: base.rate_factor: is [0.5, 2.0] (allowed: a list with 1, the rate of all that is built on)"),
+        (MINIMAL + "pm: {rate_factor: []}\n", "3:19: pm.rate_factor: is [] (allowed: a list with 1, the rate of all that is built on)"),
+        (MINIMAL + "ppo: {rate_factor: [1, 2, 2.0]}\n", "3:20: ppo.rate_factor: names a number twice"),
+        (MINIMAL + "ppo: {rate_factor: [1, 0]}\n", "3:24: ppo.rate_factor.1: is 0 (allowed: a number above 0.0)"),
+        (MINIMAL + "pm: {schedule: {rate_factor: 2}}\n", "3:30: pm.schedule.rate_factor: is made from pm.rate_factor, the list of those to try"),
+        (MINIMAL + "base: {schedule: {rate_factor: 2}}\n", "3:32: base.schedule.rate_factor: is made from base.rate_factor, the list of those to try"),
+        (MINIMAL + "ppo: {schedule: {rate_factor: 2}}\n", "3:31: ppo.schedule.rate_factor: is made from ppo.rate_factor, the list of those to try"),
+        (MINIMAL + "reference: {schedule: {rate_factor: 2}}\n", "3:37: reference.schedule.rate_factor: cannot be varied (allowed: rate_factor of base, pm or ppo)"),
+        ("world: {}\nsizes: [{hub: a/b}]\nbase: {rate_factor: [1, 2]}\n", "3:21: base.rate_factor: varies how rungs are trained, but no size is one (allowed: 1)"),
+        (MINIMAL + "pm: {n_comparisons: [8, 8]}\n", "3:21: pm.n_comparisons: names a number twice"),
+        (MINIMAL + "pm: {n_comparisons: 8, helpful_share: [0, 0.5, 0.50]}\n", "3:39: pm.helpful_share: names a number twice"),
+        (MINIMAL + "pm: {harmless_weight: [1, 1]}\n", "3:23: pm.harmless_weight: names a number twice"),
+        (MINIMAL + "pm: {helpful_share: 2}\n", "3:21: pm.helpful_share: is 2 (allowed: a number of at most 1.0)"),
+        (MINIMAL + "pm: {harmless_weight: [1, -1]}\n", "3:27: pm.harmless_weight.1: is -1 (allowed: a number above 0.0)"),
+        (MINIMAL + "pm: {n_comparisons: [8, all], helpful_share: 0.5}\n", "3:46: pm.helpful_share: needs a number as the largest of pm.n_comparisons, which has all"),
+        (MINIMAL + "pm: {learning_curve: true}\n", "3:22: pm.learning_curve: needs at least two numbers in pm.n_comparisons, this is one"),
+        (MINIMAL + "pm: {learning_curve: true, n_comparisons: [8, 9], n_epochs: 2}\n", "3:22: pm.learning_curve: follows a single pass, pm.n_epochs is 2 (allowed: 1)"),
+        (MINIMAL + "pm: {eval_at: 8}\n", "3:15: pm.eval_at: is made from pm.n_comparisons; --set pm.learning_curve=true"),
+        (MINIMAL + "pm: {halves: train}\n", "3:14: pm.halves: is train, but ppo needs those of the test half too (allowed: both; --set ppo=null)"),
+        (MINIMAL + "pm: {halves: test}\n", "3:14: pm.halves: is 'test' (allowed: both, train)"),
         (MINIMAL + "name: a b\n", "3:7: name: is 'a b' (allowed: letters, digits, '.', '_' and '-', beginning with a letter or digit)"),
         (MINIMAL + "data: {held_out_fraction: 1.5}\n", "3:27: data.held_out_fraction: is 1.5 (allowed: a number of at most 1.0)"),
         (MINIMAL + "ppo: {kl_coef: .inf}\n", "3:16: ppo.kl_coef: is inf (allowed: a finite number)"),
@@ -278,13 +301,18 @@ def test_the_study_chooses_everything_that_compute_has() -> None:
     assert set(ComputeChoice.model_fields) == set(Compute.model_fields)
 
 
+SHIPPED = {"smoke", "demo", "hh-local", "smollm2", "pythia", "pm-scaling", "pm-mixing", "lr-check"}
+SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh"}
+LOCAL_FILES = ("data.path", "text.path", "text.held_out")
+
+
 def test_the_shipped_studies_are_all_there() -> None:
-    assert set(shipped_studies()) == {"smoke", "demo", "hh-local", "smollm2", "pythia"}
+    assert set(shipped_studies()) == SHIPPED
 
 
-@pytest.mark.parametrize("name", ["smoke", "demo", "hh-local", "smollm2", "pythia"])
+@pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_shipped_study_is_valid_once_it_knows_its_data(name: str) -> None:
-    needed = {"hh-local": ("data.path", "text.path", "text.held_out"), "smollm2": ("data.path",)}
+    needed = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
     more = [f"{key}=somewhere" for key in needed.get(name, ())]
     study = load_study(name, more).study
     assert study.description
@@ -296,6 +324,55 @@ def test_the_demo_is_as_large_as_promised() -> None:
     assert len(n_params) >= 4 and max(n_params) / min(n_params) >= 30
     assert study.benchmarks is not None and len(study.benchmarks.tasks) >= 3
     assert study.pm is not None and len(study.pm.n_comparisons) >= 2 and len(study.seeds) >= 2
+
+
+def test_the_studies_of_preference_models_vary_what_they_promise() -> None:
+    """Five amounts of data over more than 30x, five shares, five weights; three rates of everything at both ends."""
+    scaling, mixing, rates = (load_study(name).study for name in ("pm-scaling", "pm-mixing", "lr-check"))
+    assert scaling.pm is not None and mixing.pm is not None and rates.pm is not None and rates.ppo is not None
+    counts = sorted(n for n in scaling.pm.n_comparisons if n is not None)
+    ratios = [b / a for a, b in zip(counts, counts[1:], strict=False)]
+    assert len(counts) == 5 and counts[-1] == 16_000 and max(ratios) / min(ratios) < 1.01
+    assert scaling.share == () and scaling.pm.learning_curve and scaling.pm.halves == "both"
+    assert mixing.pm.helpful_share == (0, 0.25, 0.5, 0.75, 1) and mixing.pm.harmless_weight == (1, 2, 3, 4, 10)
+    assert rates.base.rate_factor == rates.pm.rate_factor == rates.ppo.rate_factor == (0.5, 1, 2)
+    assert len(rates.seeds) == 3 and len(rates.sizes) == 2
+
+
+def test_the_learning_rates_are_checked_on_the_demo_s_recipe() -> None:
+    """The ends of its ladder, and its largest number of comparisons; else the same but for rates and benchmarks."""
+
+    def recipe(name: str) -> dict[str, Any]:
+        study = load_study(name).study
+        return study.model_dump(
+            exclude={"name": True, "description": True, "seeds": True, "share": True, "sizes": True, "benchmarks": True}
+            | {"base": {"rate_factor"}, "pm": {"rate_factor", "n_comparisons"}, "ppo": {"rate_factor"}}
+        )
+
+    assert recipe("lr-check") == recipe("demo")
+    demo, rates = load_study("demo"), load_study("lr-check")
+    assert rates.size_names == [demo.size_names[0], demo.size_names[-1]]
+    assert demo.study.pm is not None and rates.study.pm is not None
+    assert rates.study.pm.n_comparisons == (max(n or 0 for n in demo.study.pm.n_comparisons),)
+
+
+@pytest.mark.parametrize("name", ["pm-scaling", "pm-mixing"])
+def test_the_world_of_a_study_of_preference_models_has_as_many_comparisons_as_it_takes(name: str) -> None:
+    """Counted in the halves as the data stage splits them: enough in all, and of the class that a share takes alone."""
+    study = load_study(name).study
+    assert study.world is not None and study.pm is not None
+    index = SplitIndex(study.data.split_seed, study.data.held_out_fraction)
+    for row in World(study.world).comparisons():
+        comparison = Comparison(row.prompt, row.chosen, row.rejected, row.tranche, "world")
+        index.add(comparison, conversation_id(row.prompt))
+    harmless = index.column("tranche") == index.tranches.index("harmless")
+    most = max(n or 0 for n in study.pm.n_comparisons)
+    split = index.plan(None, drop_duplicates=False).split
+    for half in (0, 1) if study.pm.halves == "both" else (0,):
+        assert (split == half).sum() >= most
+        for share in study.pm.helpful_share:
+            assert (~harmless & (split == half)).sum() >= round(share * most)
+            assert (harmless & (split == half)).sum() >= most - round(share * most)
 
 
 def validator() -> jsonschema.Draft202012Validator:

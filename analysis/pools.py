@@ -1,0 +1,195 @@
+"""The preference models of a study with their place in it, and those of one size pooled for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analysis.crossed import Measured, Term
+from analysis.estimates import influences
+from analysis.frames import MAIN, SHARED_BASE, Model, Setting, Study, base_of, join_notes
+from analysis.held_out import KINDS, Bools, Floats, HeldOut, Objects
+from hh_scaling.records import Record
+
+
+@dataclass(frozen=True)
+class PM:
+    """One preference model; ``n_comparisons`` is the number it was asked to train on."""
+
+    record: Record
+    model: Model
+    chain: str
+    setting: Setting
+    n_comparisons: int
+    scores: HeldOut
+
+    @property
+    def half(self) -> str:
+        return str(self.record.config["half"])
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        return (self.model.n_params, self.model.name)
+
+
+def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
+    """Every scored PM whose ancestors are of the main setting, by size and in the study's order."""
+    whole, found = largest_half(study), []
+    for stage_id, held_out in scores.items():
+        record = study.records[stage_id]
+        setting, wanted = study.setting(record), record.config.get("n_comparisons")
+        if setting is not None:
+            n = whole if wanted is None else int(wanted)
+            found.append(PM(record, study.model(record), study.chain(record), setting, n, held_out))
+    return sorted(found, key=lambda pm: pm.place)
+
+
+def largest_half(study: Study) -> int:
+    """What "all comparisons of the half" is called: the most that any such PM was trained on, the same for all, so
+    that halves which differ by a few dropped pairs stay one point of a curve."""
+    everything = [r for r in study.main_of_kind("pm") if r.config.get("n_comparisons") is None]
+    return max((int(r.summary.get("n_comparisons") or 0) for r in everything), default=0)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """PMs whose held-out comparisons are pooled; with R rows in all, one PM's after the other's."""
+
+    pms: tuple[PM, ...]
+    by_base: bool = False  # seeds that share a base model count as one run: where sizes are pooled
+
+    @cached_property
+    def scores(self) -> HeldOut:
+        return HeldOut.joined([pm.scores for pm in self.pms])
+
+    @cached_property
+    def centred(self) -> HeldOut:
+        """Scores with every PM's own mean subtracted."""
+        return HeldOut.joined([pm.scores.centred() for pm in self.pms])
+
+    @cached_property
+    def which(self) -> Floats:
+        """(R,) the index of the PM of each row."""
+        return np.repeat(np.arange(len(self.pms)), [len(pm.scores.correct) for pm in self.pms])
+
+    @cached_property
+    def chain(self) -> Objects:
+        """(R,) what replicates: base model and seed, or the base model alone."""
+        names = [base_of(pm.chain) if self.by_base else pm.chain for pm in self.pms]
+        return np.array(names, dtype=object)[self.which]
+
+    @property
+    def model(self) -> Model:
+        return self.pms[0].model
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The columns that say which size the pool is of."""
+        name = {"model": self.model.name, "n_params": self.model.n_params}
+        return name | {"n_comparisons": self.pms[0].n_comparisons}
+
+    @property
+    def chains(self) -> set[str]:
+        return {pm.chain for pm in self.pms}
+
+    def rows(self, group: str) -> Bools:
+        """(R,) those of helpful or harmless comparisons; of every comparison for any other name."""
+        return self.scores.kind == group if group in KINDS else np.ones(len(self.chain), dtype=bool)
+
+    def term(self, values: Floats, rows: Bools | None = None) -> Term | None:
+        """The mean of ``values`` (R,) over ``rows``; None where there are none."""
+        kept = np.ones(len(values), dtype=bool) if rows is None else rows
+        if not kept.any():
+            return None
+        return self._term(*influences(values[kept]), kept)
+
+    def mean_of_kinds(self, values: Floats) -> Term | None:
+        """The mean of the helpful and the harmless comparisons' means, whatever their numbers."""
+        weights = np.zeros(len(values))
+        for kind in KINDS:
+            weights += self.rows(kind) / max(self.rows(kind).sum(), 1)
+        if not all(self.rows(kind).any() for kind in KINDS):
+            return None
+        kept = weights > 0
+        means = {kind: values[self.rows(kind)].mean() for kind in KINDS}
+        middle = np.array([means.get(kind, 0.0) for kind in self.scores.kind])
+        return self._term(float(np.mean(list(means.values()))), (0.5 * weights * (values - middle))[kept], kept)
+
+    def influence_term(self, value: float, influence: Floats) -> Term:
+        """A term from any quantity's influence of every row (R,)."""
+        return self._term(value, influence, np.ones(len(influence), dtype=bool))
+
+    def _term(self, value: float, influence: Floats, kept: Bools) -> Term:
+        n = int(np.bincount(self.which[kept]).max())  # the comparisons are the same for every PM
+        return Term(value, influence, self.scores.conversation[kept], self.chain[kept], n)
+
+    def note(self, study: Study, *measured: Measured) -> str | None:
+        """What the measurements say of themselves, and whether the chains share a base."""
+        shared = study.shares_base([pm.record for pm in self.pms])
+        return join_notes(*(m.note for m in measured), SHARED_BASE if shared else None)
+
+
+def with_both_kinds(pools: Iterable[Pool]) -> bool:
+    """Whether the held-out comparisons are of both kinds, helpful and harmless."""
+    return all(all(pool.rows(kind).any() for kind in KINDS) for pool in pools)
+
+
+def groups_of(pools: Sequence[Pool]) -> tuple[str, ...]:
+    """ "all", and either kind of comparison where there are both."""
+    return ("all", *KINDS) if with_both_kinds(pools) else ("all",)
+
+
+# ---------------------------------------------------------------- which PMs a table pools
+
+
+def grouped(pms: Iterable[PM], key: Callable[[PM], Any]) -> dict[Any, Pool]:
+    """Pools of PMs that share a key, in the order of the keys' first PMs."""
+    found: dict[Any, list[PM]] = {}
+    for pm in pms:
+        found.setdefault(key(pm), []).append(pm)
+    return {value: Pool(tuple(members)) for value, members in found.items()}
+
+
+def largest(pms: Iterable[PM]) -> list[Pool]:
+    """One pool a size, smallest first: its main PMs at the largest number of comparisons, both halves."""
+    main = sorted((pm for pm in pms if pm.setting == MAIN), key=lambda pm: pm.place)
+    most: dict[str, int] = {}
+    for pm in main:
+        most[pm.model.name] = max(most.get(pm.model.name, 0), pm.n_comparisons)
+    return list(grouped([pm for pm in main if pm.n_comparisons == most[pm.model.name]], lambda pm: pm.place).values())
+
+
+def everything(pms: Iterable[PM]) -> Pool | None:
+    """All sizes' main PMs at their largest number of comparisons together, base models as runs; None without any."""
+    found = tuple(pm for pool in largest(pms) for pm in pool.pms)
+    return Pool(found, by_base=True) if found else None
+
+
+def varied(pms: Sequence[PM], axis: str) -> list[dict[float | None, Pool]]:
+    """By size the train-half PMs that vary ``axis`` (a field of Setting) alone, pooled by its value.
+
+    The main PM of the same number of comparisons is among them, under the axis's value in the main setting. Sizes
+    that do not vary it are left out.
+    """
+    default = next(f.default for f in fields(Setting) if f.name == axis)
+    alone = [pm for pm in pms if pm.half == "train" and pm.setting.varies_only(axis)]
+    found = []
+    for pool in grouped(alone, lambda pm: pm.place).values():
+        counts = {pm.n_comparisons for pm in pool.pms if getattr(pm.setting, axis) != default}
+        if counts:
+            members = [pm for pm in pool.pms if pm.n_comparisons == max(counts)]
+            found.append(grouped(members, lambda pm: getattr(pm.setting, axis)))
+    return found
+
+
+def on_common_chains(one: Pool, other: Pool) -> tuple[Pool, Pool] | None:
+    """Both pools without the chains that only one has; None where they share none."""
+    shared = one.chains & other.chains
+    if not shared:
+        return None
+    kept = [replace(pool, pms=tuple(pm for pm in pool.pms if pm.chain in shared)) for pool in (one, other)]
+    return kept[0], kept[1]

@@ -1,0 +1,134 @@
+"""Commands that run models outside a study: score, and bench. Everything heavy is imported inside its command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from hh_scaling.configs import Compute
+
+BAD_INPUT = 2
+
+bench_app = typer.Typer(help="Throughput of the stages' own code on given models and token ids.", rich_markup_mode=None)
+
+Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
+File = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
+Count = Annotated[int, typer.Option(min=1)]
+DtypeOption = Annotated[str, typer.Option(help="bf16 or float32, of the matrix products.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="[default: all cores]")]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="-", help="Print JSON alone to standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command()(score)
+    app.add_typer(bench_app, name="bench")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print bad input as one line on standard error and exit with 2."""
+    from hh_scaling.inputs import DataError
+    from hh_scaling.models import ModelError
+
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        print(f"hh-scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+def compute_of(threads: int | None, dtype: str, micro_batch_tokens: int, device: str) -> Compute:
+    """How the command computes; all cores unless ``threads`` says otherwise."""
+    from hh_scaling.configs import Compute
+
+    if dtype not in ("bf16", "float32"):
+        raise typer.BadParameter(f"--dtype {dtype}: only bf16 and float32 are allowed")
+    return Compute(
+        threads=threads or os.cpu_count() or 1,
+        dtype="bf16" if dtype == "bf16" else "float32",
+        micro_batch_tokens=micro_batch_tokens,
+        device=device,
+    )
+
+
+def score(
+    pm: Annotated[str, typer.Argument(metavar="PM", help="A PM stage's folder, a model folder, or a hub name.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="JSONL(.gz, .xz).")],
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    micro_batch_tokens: Count = 4096,
+    device: str = "cpu",
+    json_to: JsonOption = None,
+) -> None:
+    """Score transcripts or comparisons with a preference model, ours or a foreign sequence classifier."""
+    from hh_scaling.cli_tables import print_json
+
+    as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
+    with one_line_errors():
+        from hh_scaling.score import score_file
+
+        found = score_file(pm, file, compute)
+    if as_json:
+        print_json(found)
+        return
+    for row in found["rows"]:
+        print("\t".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+    show({name: value for name, value in found.items() if name not in ("rows", "schema")}, sys.stderr)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Throughput of the stages' own code on given models and token ids."""
+
+
+@bench_app.command("pm")
+def bench_pm(
+    model: Folder,
+    pairs: File,
+    tokenizer: Folder,
+    batch: Count = 16,
+    max_length: Count = 512,
+    steps: Count = 20,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
+    dtype: DtypeOption = "bf16",
+    threads: ThreadsOption = None,
+    micro_batch_tokens: Count = 2048,
+    device: str = "cpu",
+    json_to: JsonOption = None,
+) -> None:
+    """Train a preference model on a JSON list of [chosen, rejected] transcripts and print pairs per second."""
+    from hh_scaling.cli_tables import print_json
+
+    as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
+    with one_line_errors():
+        from hh_scaling import bench_pm as measured
+
+        found = measured.bench_pm(model, pairs, tokenizer, batch, max_length, steps, compute, learning_rate)
+    if as_json:
+        print_json(found)
+    else:
+        show(found, sys.stdout)
+
+
+def wants_json(value: str | None) -> bool:
+    """Whether ``--json -`` was given; another value is bad input."""
+    if value not in (None, "-"):
+        raise typer.BadParameter(f"--json {value}: only '-' (standard output) is allowed")
+    return value == "-"
+
+
+def show(found: dict[str, Any], stream: TextIO) -> None:
+    """Names and values, a line each, without lists."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            show({f"{name}.{key}": inner for key, inner in value.items()}, stream)
+        elif not isinstance(value, list):
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", file=stream)

@@ -1,0 +1,41 @@
+"""A preference model before training: its base with a fresh score head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from hh_scaling.configs import PMConfig
+from hh_scaling.models import load_from_stage
+from hh_scaling.tree_scores import score_head
+
+
+def initial_pm(base: Path, tokenizer: Any, config: PMConfig) -> PreTrainedModel:
+    """The base with a fresh score head, N(0, 1 / (d_model + 1)) under the stage's seed; low layers frozen if asked."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = load_from_stage(AutoModelForSequenceClassification, base, compute=config.compute, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generator = torch.Generator().manual_seed(config.seed)
+    head = score_head(model)
+    with torch.no_grad():
+        width = head.weight.shape[1]
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / (width + 1) ** 0.5)
+    if config.training.trainable_layers is not None:
+        freeze_below(model, config.training.trainable_layers)
+    return model
+
+
+def freeze_below(model: PreTrainedModel, trainable_layers: int) -> None:
+    """Leave gradients only to the top ``trainable_layers`` decoder layers, the final norm and the score head."""
+    for parameter in model.base_model.parameters():
+        parameter.requires_grad_(False)
+    layers = model.base_model.layers
+    final_norm = getattr(model.base_model, "norm", None) or getattr(model.base_model, "final_layer_norm", None)
+    for module in (*layers[-trainable_layers:], final_norm):
+        if module is not None:
+            for parameter in module.parameters():
+                parameter.requires_grad_(True)

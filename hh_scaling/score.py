@@ -1,0 +1,206 @@
+"""Scores of transcripts and comparisons in a JSONL file by any preference model: ours, or a foreign classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from hh_scaling.comparisons import ASSISTANT, HUMAN
+from hh_scaling.configs import Compute
+from hh_scaling.estimates import clustered_mean
+from hh_scaling.inputs import DataError, numbered_objects
+from hh_scaling.models import ModelError, autocast, load_pretrained, micro_batches, set_up, with_pad_token
+from hh_scaling.pairs import encode
+from hh_scaling.splits import conversation_id
+from hh_scaling.tree_scores import TreeScores, chains, score_trees
+
+OWN, CHAT, PLAIN = "transcript and end-of-context token", "chat template", "transcript with the tokenizer's own marks"
+AT_ONCE = 1024  # rows of the file
+
+
+def score_file(pm: str, file: Path, compute: Compute) -> dict[str, Any]:
+    """Scores of every row of ``file``, in order, and what they say together.
+
+    A row is a comparison ``{chosen, rejected}`` of transcripts, ``{prompt, response}``, or ``{text}``. DataError names
+    the line of a row that is none of them; ModelError says why a model cannot serve.
+    """
+    set_up(compute)
+    scorer = load_scorer(pm, compute)
+    rows = [row for part in in_parts(read_texts(file), AT_ONCE) for row in score_rows(scorer, part)]
+    if not rows:
+        raise DataError(f"{file}: no rows, needed: at least one transcript or comparison")
+    return {
+        "schema": 1, "pm": pm, "format": scorer.format, "n": len(rows), "truncated": scorer.n_truncated,
+        "summary": summarise(rows), "rows": rows,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the file: one text, or a chosen and a rejected one."""
+
+    line: int
+    texts: tuple[str, ...]
+
+
+def read_texts(file: Path) -> Iterator[Row]:
+    """The rows of a JSONL file, plain or compressed."""
+    for at, row in numbered_objects(file, None):
+        line = int(at.rpartition(":")[2])
+        if "chosen" in row and "rejected" in row:
+            texts: tuple[Any, ...] = (row["chosen"], row["rejected"])
+        elif "prompt" in row and "response" in row:
+            texts = (f"{row['prompt']}{row['response']}",)
+        elif "text" in row:
+            texts = (row["text"],)
+        else:
+            has = ", ".join(row) or "no keys"
+            raise DataError(f"{at}: has {has}; expected chosen and rejected, prompt and response, or text")
+        if not all(isinstance(text, str) and text for text in texts):
+            raise DataError(f"{at}: a text is empty or no string; expected transcripts")
+        yield Row(line, texts)
+
+
+def in_parts(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Lists of at most ``size`` rows."""
+    part: list[Row] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def score_rows(scorer: TextScorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """``{line, score}`` or ``{line, score_chosen, score_rejected, conversation}`` of each row."""
+    scores = iter(scorer([text for row in rows for text in row.texts]).tolist())
+    found = []
+    for row in rows:
+        if len(row.texts) == 1:
+            found.append({"line": row.line, "score": next(scores)})
+        else:
+            pair = {"line": row.line, "score_chosen": next(scores), "score_rejected": next(scores)}
+            found.append(pair | {"conversation": conversation_id(row.texts[0])})
+    return found
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of the scores; accuracy (ties one half) and log loss over comparisons, by conversation."""
+    pairs = [row for row in rows if "score_chosen" in row]
+    every = [row[key] for row in rows for key in ("score", "score_chosen", "score_rejected") if key in row]
+    summary: dict[str, Any] = {"n_texts": len(every), "mean": float(np.mean(every)), "sd": float(np.std(every))}
+    if pairs:
+        difference = np.array([row["score_chosen"] - row["score_rejected"] for row in pairs])
+        conversation = [row["conversation"] for row in pairs]
+        summary["accuracy"] = clustered_mean((difference > 0) + 0.5 * (difference == 0), conversation)
+        summary["log_loss"] = clustered_mean(np.logaddexp(0, -difference), conversation)
+    return summary
+
+
+# ---------------------------------------------------------------- models
+
+
+class TextScorer:
+    """(texts) -> (n,) scores. ``format`` says how a text becomes tokens; texts too long lose their beginning."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, compute: Compute) -> None:
+        self.model, self.tokenizer, self.compute = model, tokenizer, compute
+        self.max_length = int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
+        self.n_truncated = 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What this kind of scorer needs besides its model."""
+        self.format = OWN
+        self.scores = TreeScores(self.model, self.compute)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        ids = [row + [self.tokenizer.eos_token_id] for row in encode(self.tokenizer, list(texts))]
+        scores: np.ndarray = score_trees(self.scores, chains(self.cut(ids))).squeeze(1).numpy()
+        return scores
+
+    def cut(self, ids: list[list[int]]) -> list[list[int]]:
+        """Token ids within the model's context; what was too long is counted."""
+        self.n_truncated += sum(len(row) > self.max_length for row in ids)
+        return [row[-self.max_length :] for row in ids]
+
+
+class ForeignScorer(TextScorer):
+    """A classifier that somebody else trained, through its own forward pass and its chat template where it has one."""
+
+    def prepare(self) -> None:
+        self.format = CHAT if self.tokenizer.chat_template else PLAIN
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        ids = self.cut([self.tokens(text) for text in texts])
+        scores = np.zeros(len(ids), dtype=np.float32)
+        for group in micro_batches([len(row) for row in ids], self.compute.micro_batch_tokens):
+            rows = {"input_ids": [ids[i] for i in group]}
+            batch = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt")
+            with autocast(self.compute):
+                logits = self.model(
+                    input_ids=batch["input_ids"].to(self.compute.device),
+                    attention_mask=batch["attention_mask"].to(self.compute.device),
+                ).logits
+            scores[group] = logits[:, 0].float().cpu().numpy()
+        return scores
+
+    def tokens(self, text: str) -> list[int]:
+        """A transcript by the model's chat template, or as plain text where it has none."""
+        if not self.tokenizer.chat_template:
+            ids: list[int] = self.tokenizer(text)["input_ids"]
+            return ids
+        messages = messages_of(text)
+        if not messages:
+            raise DataError(f"a text starts with {text[:20]!r}; expected {HUMAN!r} first, for the chat template")
+        chat: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        return chat
+
+
+def messages_of(transcript: str) -> list[dict[str, str]]:
+    """The turns of a Human/Assistant transcript as chat messages; empty where it does not start with a Human turn."""
+    if not transcript.startswith(HUMAN):
+        return []
+    messages = []
+    for part in transcript.split(HUMAN)[1:]:
+        human, *assistant = part.split(ASSISTANT)
+        messages.append({"role": "user", "content": human.strip()})
+        messages += [{"role": "assistant", "content": turn.strip()} for turn in assistant]
+    return messages
+
+
+def load_scorer(pm: str, compute: Compute) -> TextScorer:
+    """The scorer of a stage's folder, of its model folder, or of a foreign folder or hub name.
+
+    ModelError when it is no sequence classifier with one label.
+    """
+    folder, own = own_folder(pm)
+    model = load_pretrained(AutoModelForSequenceClassification, folder, new_head=False)
+    if model.config.num_labels != 1:
+        raise ModelError(f"{pm}: a classifier with {model.config.num_labels} labels, needed: one with a single score")
+    tokenizer = with_pad_token(AutoTokenizer.from_pretrained(folder))
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return (TextScorer if own else ForeignScorer)(model.to(compute.device), tokenizer, compute)
+
+
+def own_folder(pm: str) -> tuple[str, bool]:
+    """Where the model lies, and whether a PM stage of this project made it."""
+    path = Path(pm)
+    for record, folder in ((path / "record.json", path / "model"), (path.parent / "record.json", path)):
+        if record.is_file() and json.loads(record.read_text()).get("kind") == "pm":
+            return str(folder), True
+    return pm, False

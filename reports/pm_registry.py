@@ -1,0 +1,151 @@
+"""The figures of preference models and of the check of learning rates, as entries of the registry."""
+
+from __future__ import annotations
+
+from reports import pm_data_figures, pm_figures, pm_mixing_figures, pm_score_figures, rate_figures
+from reports.figure_spec import FigureSpec
+
+PM_FIGURES: tuple[FigureSpec, ...] = (
+    FigureSpec(
+        name="figure-07-pm-accuracy",
+        section="pm",
+        title="Preference-model accuracy against data and against size",
+        caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves, with 95 % intervals "
+        "where there are any, small dots single preference models. Lines are log-linear fits inside the range "
+        "of their data: left one a size, right the joint fit in size and data; dashed, where it could be determined, a "
+        "law that levels off. All are judged on the same held-out comparisons.",
+        why_empty="no preference model was trained and scored on held-out comparisons.",
+        table=pm_figures.pm_accuracy_table,
+        draw=pm_figures.draw_pm_accuracy,
+    ),
+    FigureSpec(
+        name="pm-tranches",
+        section="pm",
+        title="Preference-model accuracy by tranche",
+        caption="Every preference model trained on the largest number of comparisons, with its 95 % interval over "
+        "conversations.",
+        why_empty="the held-out comparisons are all of one tranche.",
+        table=pm_figures.pm_tranche_table,
+        draw=pm_figures.draw_pm_tranches,
+        columns=3,
+    ),
+    FigureSpec(
+        name="figure-31-pm-data",
+        section="pm",
+        title="Preference-model accuracy by kind of comparison and number trained on",
+        caption="After figure 31 of Bai et al. (2022). Points are preference models trained on that many comparisons, "
+        "means over runs with 95 % intervals (by tranche over conversations alone). Thin lines, where the pass "
+        "over the largest number was also scored on its way, are that one pass. Bands are the log-linear laws of "
+        "all comparisons with the 95 % interval of the mean; dashed, where it could be determined, a law that "
+        "levels off.",
+        why_empty="the held-out comparisons are of one kind and no pass was scored on the way.",
+        table=pm_data_figures.pm_data_table,
+        draw=pm_data_figures.draw_pm_data,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-08-pm-turns",
+        section="scores",
+        title="Preference-model accuracy by turn of the conversation",
+        caption="After figure 8 of Bai et al. (2022). Held-out comparisons by the number of the turn that the two "
+        "responses answer; late turns are one class once few conversations reach them. Means over the "
+        "preference models trained on the largest number of comparisons, with 95 % intervals.",
+        why_empty="the held-out comparisons are all of one turn.",
+        table=pm_score_figures.turns_table,
+        draw=pm_score_figures.draw_turns,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-09-pm-calibration",
+        section="scores",
+        title="Preference-model accuracy against the difference of scores",
+        caption="After figure 9 of Bai et al. (2022). Held-out comparisons in ten bins of equal number by the absolute "
+        "difference of their two scores, with 95 % intervals. The dashed line is 1 / (1 + exp(−difference)), "
+        "the accuracy that the scores promise: points above it are under-confident, below it over-confident.",
+        why_empty="no preference model was scored on enough held-out comparisons.",
+        table=pm_score_figures.calibration_table,
+        draw=pm_score_figures.draw_calibration,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-25-pm-floor",
+        section="scores",
+        title="Preference-model accuracy where both responses score high",
+        caption="After figure 25 of Bai et al. (2022). The comparisons whose lower score is at or above a threshold, "
+        "placed by the part of all comparisons that the threshold leaves out, so that sizes compare although "
+        "their scores have units of their own; the CSV has the thresholds. Each preference model's mean score "
+        "was subtracted. Intervals are 95 %; the points of a line share comparisons.",
+        why_empty="no preference model was scored on enough held-out comparisons.",
+        table=pm_score_figures.floor_table,
+        draw=pm_score_figures.draw_floor,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-14-pm-scores",
+        section="scores",
+        title="Scores of chosen and rejected responses",
+        caption="After the left of figure 14 of Bai et al. (2022). Density of the scores that the preference models of "
+        "the largest size give to held-out responses, each model's mean subtracted. Thin upright lines are the "
+        "means.",
+        why_empty="no preference model was scored on enough held-out comparisons.",
+        table=pm_score_figures.scores_table,
+        draw=pm_score_figures.draw_scores,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-19-pm-shares",
+        section="mixing",
+        title="Preference-model accuracy against the mixture of helpful and harmless comparisons",
+        caption="After figure 19 of Bai et al. (2022). Preference models trained on the same number of comparisons, of "
+        "which a part is harmless ones and the rest helpful ones, tested on each kind; means over runs with 95 % "
+        "intervals. Below, the same divided by the best mixture of the size, whose lead is partly luck.",
+        why_empty="no preference model was trained on a mixture of its own.",
+        table=pm_mixing_figures.shares_table,
+        draw=pm_mixing_figures.draw_grid,
+        columns=2,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-26-pm-shares-mean",
+        section="mixing",
+        title="Mean accuracy over both kinds against the mixture",
+        caption="After figure 26 of Bai et al. (2022). Mean of the accuracies on helpful and on harmless comparisons, "
+        "each kind with weight one half; on the right divided by the best mixture of the size.",
+        why_empty="no preference model was trained on a mixture of its own.",
+        table=pm_mixing_figures.shares_mean_table,
+        draw=pm_mixing_figures.draw_grid,
+        columns=2,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-27-pm-weights",
+        section="mixing",
+        title="Preference-model accuracy against the weight of harmless comparisons",
+        caption="After figure 27 of Bai et al. (2022). The loss weighs harmless comparisons λ and helpful ones 1, "
+        "divided by the mean weight. Means over runs with 95 % intervals.",
+        why_empty="no preference model was trained with a weight of its own.",
+        table=pm_mixing_figures.weights_table,
+        draw=pm_mixing_figures.draw_grid,
+        columns=3,
+        optional=True,
+    ),
+)
+
+RATE_FIGURES: tuple[FigureSpec, ...] = (
+    FigureSpec(
+        name="rate-check",
+        section="rates",
+        title="Other learning rates than the rule's",
+        caption="Difference from the same seeds at the rate that the rule gives (factor 1), with 95 % intervals; the "
+        "band is the margin within which a difference counts as none.",
+        why_empty="no stage was repeated at another learning rate.",
+        table=rate_figures.rate_table,
+        draw=rate_figures.draw_rates,
+        columns=3,
+        optional=True,
+    ),
+)

@@ -1,0 +1,188 @@
+"""The preference models' further tables of ``results.json``, written by hand from formulas that a test can repeat.
+
+Every value is a plain function of its row's labels, so a test can say what a figure or sentence must hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+MOST = 8000  # comparisons of the largest count
+COUNTS = (500, 1000, 2000, 4000)  # scored along the pass
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+WEIGHTS = (1.0, 2.0, 3.0, 4.0, 10.0)
+FACTORS = (0.5, 1.0, 2.0)
+LEVEL = {"all": 0.0, "helpful": -0.02, "harmless": 0.03}
+
+
+def estimate(value: float, se: float, n: int = 400) -> Row:
+    """An estimate with a normal interval."""
+    return {"value": value, "se": se, "low": value - 1.96 * se, "high": value + 1.96 * se, "n": n}
+
+
+def difference(value: float, se: float, n: int = 400) -> Row:
+    """A difference with its interval and the smallest one that would be found with 80 % power."""
+    return {**estimate(value, se, n), "mde": 2.8 * se}
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def level(place: int) -> float:
+    """Accuracy of the size at that place (0 the smallest) on all comparisons, at the most comparisons."""
+    return 0.62 + 0.03 * place
+
+
+def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
+    """Every further table for these models (name to parameters, small to large)."""
+    models = [{"model": name, "n_params": n} for name, n in sizes.items()]
+    sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
+    return {
+        "pm_turns": [row for i, m in enumerate(sized) for row in turns(m, i)],
+        "pm_calibration": [row for i, m in enumerate(sized) for row in calibration(m, i)],
+        "pm_floor": [row for i, m in enumerate(sized) for row in floor(m, i)],
+        "pm_scores": scores(sized[-1]),
+        "pm_agreement": [row for i, m in enumerate(sized) for row in agreement(m, i)],
+        "pm_shares": [row for i, m in enumerate(sized) for row in shares(m, i, len(sized))],
+        "pm_weights": [row for i, m in enumerate(sized) for row in weights(m, i)],
+        "pm_curve": [row for i, m in enumerate(models) for row in curve(m, i)],
+        "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
+    }
+
+
+def completed(results: Row) -> Row:
+    """The results with every further table that the study has nothing for written by hand, for their own models."""
+    sizes = {m["name"]: m["n_params"] for m in sorted(results["models"], key=lambda m: int(m["n_params"]))}
+    by_hand = {key: rows for key, rows in further_tables(sizes).items() if not results.get(key)}
+    return {**results, **by_hand}
+
+
+def turns(model: Row, place: int) -> list[Row]:
+    """The first turn is easier by 3 points, the others alike."""
+    rows = []
+    for turn, label, n in ((1, "1", 160), (2, "2", 140), (3, "3", 60), (4, "4+", 40)):
+        lower = 0.0 if turn == 1 else 0.03
+        row = {**model, "turn": turn, "label": label, "n_conversations": n}
+        row["accuracy"] = estimate(level(place) + 0.02 - lower, 0.5 / math.sqrt(n), n)
+        row["minus_first"] = None if turn == 1 else difference(-lower, 0.012 if turn == 2 else 0.05, n)
+        rows.append(row)
+    return rows
+
+
+def calibration(model: Row, place: int) -> list[Row]:
+    """Ten bins; accuracy is over the promise by 4 points, resolved in the outer five bins."""
+    rows = []
+    for k in range(10):
+        x = (0.05 + 0.25 * k) * (0.5 + 0.4 * place)
+        expected = logistic(x)
+        row = {**model, "bin": k, "left": x - 0.1, "right": x + 0.1, "difference": x, "expected": expected}
+        gap = min(0.04, 1 - expected)
+        row["accuracy"] = estimate(expected + gap, 0.03, 40)
+        row["gap"] = difference(gap, 0.03 if k < 5 else gap / 4, 40)
+        rows.append(row)
+    return rows
+
+
+def floor(model: Row, place: int) -> list[Row]:
+    """Accuracy falls by one point for each tenth of the comparisons left out."""
+    rows = []
+    for group, more in LEVEL.items():
+        for k in range(10):
+            row = {**model, "group": group, "share": k / 10, "threshold": -1.5 + 0.3 * k}
+            row["accuracy"] = estimate(level(place) + more - 0.01 * k, 0.02 / math.sqrt(1 - k / 10), 400 - 40 * k)
+            row["minus_all"] = None if k == 0 else difference(-0.01 * k, 0.03, 400 - 40 * k)
+            rows.append(row)
+    return rows
+
+
+def scores(model: Row) -> list[Row]:
+    """Normal densities, the chosen half a unit above the rejected."""
+    rows = []
+    edges = [-4 + 0.2 * k for k in range(41)]
+    for group, more in LEVEL.items():
+        for side, mean in (("chosen", 0.25 + more), ("rejected", -0.25 + more)):
+            middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+            density = [math.exp(-((x - mean) ** 2) / 2) / math.sqrt(2 * math.pi) for x in middles]
+            quantiles = {"q05": -1.645, "q25": -0.674, "q50": 0.0, "q75": 0.674, "q95": 1.645}
+            row = {**model, "group": group, "side": side, "mean": estimate(mean, 0.05), "sd": 1.0}
+            row |= {name: mean + z for name, z in quantiles.items()} | {"edges": edges, "density": density}
+            rows.append(row)
+    return rows
+
+
+def agreement(model: Row, place: int) -> list[Row]:
+    """Two seeds; halves agree more at larger sizes."""
+    found = {"agreement": estimate(0.72 + 0.05 * place, 0.02), "correlation": estimate(0.5 + 0.12 * place, 0.03)}
+    return [{**model, "seed": seed, **found} for seed in (0, 1)]
+
+
+def shares(model: Row, place: int, n_sizes: int) -> list[Row]:
+    """Each kind's accuracy rises with its part, from below chance; the smallest size bends most; and the main PM."""
+    rows = []
+    steep = 0.4 * (1 - 0.5 * place / max(n_sizes - 1, 1))
+    for share in (None, *SHARES):
+        part = 0.5 if share is None else share
+        of = {"helpful": level(place) - steep * (1 - part) ** 2, "harmless": level(place) + 0.03 - steep * part**2}
+        of["mean"] = (of["helpful"] + of["harmless"]) / 2
+        best = {"helpful": level(place), "harmless": level(place) + 0.03}
+        best["mean"] = level(place) + 0.015 - steep / 4
+        for group, value in of.items():
+            row = {**model, "helpful_share": share, "group": group, "accuracy": estimate(value, 0.02)}
+            row["relative"] = difference(value / best[group], 0.0 if value == best[group] else 0.02)
+            row["best_share"] = {"helpful": 1.0, "harmless": 0.0, "mean": 0.5}[group]
+            rows.append(row)
+    return rows
+
+
+def weights(model: Row, place: int) -> list[Row]:
+    """Helpful accuracy falls with the logarithm of the weight, less at larger sizes; harmless accuracy rises."""
+    rows = []
+    for weight in WEIGHTS:
+        change = {"helpful": -0.03 * math.log(weight) / (1 + place), "harmless": 0.01 * math.log(weight)}
+        change["mean"] = (change["helpful"] + change["harmless"]) / 2
+        for group, value in change.items():
+            start = level(place) + LEVEL.get(group, 0.005)
+            row = {**model, "harmless_weight": weight, "group": group, "accuracy": estimate(start + value, 0.02)}
+            rows.append({**row, "minus_one": None if weight == 1 else difference(value, 0.01)})
+    return rows
+
+
+def curve(model: Row, place: int, groups: Sequence[str] = ("all", "helpful", "harmless")) -> list[Row]:
+    """Along the pass accuracy is a point below that of passes of their own, and the same at the end."""
+    rows = []
+    for group in groups:
+        for pairs in (*COUNTS, MOST):
+            end = pairs == MOST
+            own = level(place) + LEVEL[group] - 0.02 * math.log(MOST / pairs)
+            row = {**model, "group": group, "pairs": pairs, "n_comparisons": pairs, "at_end": end, "n_runs": 2}
+            row |= {"accuracy": estimate(own - (0 if end else 0.01), 0.02), "note": None}
+            row["separate"] = None if end else estimate(own, 0.02)
+            rows.append({**row, "difference": None if end else difference(-0.01, 0.004)})
+    return rows
+
+
+UNITS = {
+    "base": ("held_out_loss", "nats a token", False, 3.1, 0.02),
+    "pm": ("log_loss", "nats", False, 0.63, 0.005),
+    "ppo": ("gold", "sd of the gold score", True, 0.8, 0.1),
+}
+VERDICTS = {"base": "worse than x2 by 0.040", "pm": "within noise of the best", "ppo": "not established"}
+
+
+def rates(kind: str, model: Row) -> list[Row]:
+    """Twice the rate is better for bases by 0.04; nothing else is resolved; one policy at x2 diverged."""
+    measure, unit, higher, value, margin = UNITS[kind]
+    change = {0.5: 0.06, 1.0: 0.0, 2.0: -0.04} if kind == "base" else {0.5: 0.003, 1.0: 0.0, 2.0: -0.002}
+    rows = []
+    for factor in FACTORS:
+        row = {**model, "kind": kind, "rate_factor": factor, "measure": measure, "unit": unit}
+        row |= {"higher_is_better": higher, "value": estimate(value + change[factor], margin / 2), "margin": margin}
+        row["difference"] = None if factor == 1 else difference(change[factor], margin / 2)
+        row |= {"p_adjusted": None if factor == 1 else 0.2, "sqrt_kl": 2.1 * factor if kind == "ppo" else None}
+        row |= {"n_diverged": int(kind == "ppo" and factor == 2), "n_seeds": 3, "note": None}
+        rows.append({**row, "verdict": VERDICTS[kind], "best_factor": 2.0 if kind == "base" else 1.0})
+    return rows
