@@ -127,7 +127,10 @@ class TextScorer:
         self.scores = TreeScores(self.model, self.compute)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        ids = [row + [self.tokenizer.eos_token_id] for row in encode(self.tokenizer, list(texts))]
+        parts = [part for text in texts for part in parted(text)]
+        encoded = encode(self.tokenizer, parts)
+        end = self.tokenizer.eos_token_id
+        ids = [prompt + response + [end] for prompt, response in zip(encoded[::2], encoded[1::2], strict=True)]
         scores: np.ndarray = score_trees(self.scores, chains(self.cut(ids))).squeeze(1).numpy()
         return scores
 
@@ -168,6 +171,13 @@ class ForeignScorer(TextScorer):
             raise DataError(f"a text starts with {text[:20]!r}; expected {HUMAN!r} first, for the chat template")
         chat: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
         return chat
+
+
+def parted(transcript: str) -> tuple[str, str]:
+    """What comes before the last response, and the response: encoded apart, as in training."""
+    place = transcript.rfind(ASSISTANT)
+    cut = place + len(ASSISTANT) if place >= 0 else 0
+    return transcript[:cut], transcript[cut:]
 
 
 def messages_of(transcript: str) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from hh_scaling.configs import BaseConfig, BenchmarkConfig, Compute, PMConfig, PPOConfig
 from hh_scaling.records import config_hash, file_sha256
+from hh_scaling.stages import KINDS
 from sweeps.check import load_study
 from sweeps.graph import expand, resolved_study
 from sweeps.load import StudyError
@@ -312,7 +313,7 @@ def test_an_id_is_a_slug_and_the_hash_of_everything_that_decides_the_result(tmp_
     stage = only(graph_of(tmp_path), "pm", size="27k", seed=1, half="test")
     content = {
         "kind": "pm",
-        "version": 1,
+        "version": KINDS["pm"].version,
         "config": stage.config.model_dump(mode="json"),
         "parents": dict(stage.parents),
     }

@@ -1,0 +1,179 @@
+"""Scores of files by our own and by foreign preference models, and the bench of PM training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from typer.testing import CliRunner
+
+from hh_scaling import models
+from hh_scaling.bench_pm import bench_pm, read_pairs
+from hh_scaling.cli import app
+from hh_scaling.configs import Compute, PMConfig, PMTraining
+from hh_scaling.inputs import DataError
+from hh_scaling.models import ModelError
+from hh_scaling.score import messages_of, score_file
+from tests.tiny import COMPUTE, SIZE, run_stage
+
+TRANSCRIPT = "\n\nHuman: tell me cat?\n\nAssistant: good cat\n\nHuman: and dog?\n\nAssistant: bad dog"
+CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def pm_stage(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pm")
+    config = PMConfig(
+        size=SIZE, seed=0, half="train", n_comparisons=64, training=PMTraining(max_length=96), compute=COMPUTE
+    )
+    run_stage("pm", config, tiny_stages, out)
+    (out / "record.json").write_text(json.dumps({"kind": "pm"}))
+    return out
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def foreign(folder: Path, pm_stage: Path, n_labels: int = 1, template: str | None = None) -> Path:
+    """A random GPT-NeoX classifier with the stage's tokenizer: nothing here says that this project made it."""
+    tokenizer = models.load_tokenizer(pm_stage)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gpt_neox", vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=96, num_labels=n_labels, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["", "model"])
+def test_own_scores_are_those_of_the_stage(
+    pm_stage: Path, tiny_stages: dict[str, Path], tmp_path: Path, part: str
+) -> None:
+    """The stage's folder or its model folder: scores.parquet again, in float32."""
+    rows = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet").query("split == 'held_out'")
+    texts = [
+        {"chosen": p + c, "rejected": p + r} for p, c, r in zip(rows.prompt, rows.chosen, rows.rejected, strict=True)
+    ]
+    found = score_file(str(pm_stage / part), write_rows(tmp_path / "rows.jsonl", texts), COMPUTE)
+    stage = pd.read_parquet(pm_stage / "scores.parquet")
+    for side in ("score_chosen", "score_rejected"):
+        np.testing.assert_allclose([row[side] for row in found["rows"]], stage[side], rtol=0, atol=1e-4)
+    accuracy = ((stage.score_chosen > stage.score_rejected) + 0.5 * (stage.score_chosen == stage.score_rejected)).mean()
+    assert found["summary"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1 / len(stage))
+
+
+def test_kinds_of_rows(pm_stage: Path, tmp_path: Path) -> None:
+    """A transcript scores the same whole, in two parts, and as a side of a comparison."""
+    cut = TRANSCRIPT.rindex(" bad")
+    rows = [
+        {"text": TRANSCRIPT},
+        {"prompt": TRANSCRIPT[:cut], "response": TRANSCRIPT[cut:]},
+        {"chosen": TRANSCRIPT, "rejected": TRANSCRIPT[:cut] + " good dog"},
+    ]
+    found = score_file(str(pm_stage), write_rows(tmp_path / "rows.jsonl", rows), COMPUTE)["rows"]
+    assert found[0]["score"] == pytest.approx(found[1]["score"], abs=1e-5)
+    assert found[0]["score"] == pytest.approx(found[2]["score_chosen"], abs=1e-5)
+    assert [row["line"] for row in found] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
+def test_a_foreign_model_scores_by_its_own_forward_pass(pm_stage: Path, tmp_path: Path, template: str | None) -> None:
+    folder = foreign(tmp_path / "foreign", pm_stage, template=template)
+    found = score_file(
+        str(folder), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}, {"text": TRANSCRIPT[:60]}]), COMPUTE
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = models.load_tokenizer(pm_stage)
+    plain = "<user>tell me cat?<assistant>good cat<user>and dog?<assistant>bad dog" if template else TRANSCRIPT
+    alone = model(input_ids=torch.tensor([tokenizer(plain)["input_ids"]])).logits.item()
+    assert found["rows"][0]["score"] == pytest.approx(alone, abs=1e-5)
+    assert found["format"].startswith("chat template" if template else "transcript with the tokenizer's own marks")
+
+
+def test_several_labels_are_refused(pm_stage: Path, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "foreign", pm_stage, n_labels=3)
+    with pytest.raises(ModelError, match="3 labels, needed: one with a single score"):
+        score_file(str(folder), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}]), COMPUTE)
+
+
+def test_a_language_model_is_no_preference_model(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    with pytest.raises(ModelError, match=r"weights are missing, such as score\.weight|2 labels"):
+        score_file(str(tiny_stages["base"] / "model"), rows, COMPUTE)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [({"a": 1}, ":1: has a; expected chosen and rejected"), ({"text": ""}, ":1: a text is empty")]
+)
+def test_bad_rows_are_named(pm_stage: Path, tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        score_file(str(pm_stage), write_rows(tmp_path / "rows.jsonl", [row]), COMPUTE)
+
+
+def test_long_texts_lose_their_beginning_and_are_counted(pm_stage: Path, tmp_path: Path) -> None:
+    rows = [{"text": TRANSCRIPT * 20 + " end"}, {"text": TRANSCRIPT * 30 + " end"}]
+    found = score_file(str(pm_stage), write_rows(tmp_path / "rows.jsonl", rows), COMPUTE)
+    assert found["truncated"] == 2
+    assert found["rows"][0]["score"] == pytest.approx(found["rows"][1]["score"], abs=1e-5)
+
+
+def test_turns_of_a_transcript() -> None:
+    roles = ["user", "assistant", "user", "assistant"]
+    contents = ["tell me cat?", "good cat", "and dog?", "bad dog"]
+    assert messages_of(TRANSCRIPT) == [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+    assert messages_of("no turns") == []
+
+
+def test_the_command_prints_json_alone(pm_stage: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    result = CliRunner().invoke(app, ["score", str(pm_stage), str(rows), "--threads", "1", "--json", "-"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["n"] == 1
+
+
+# ---------------------------------------------------------------- bench
+
+
+def bench_inputs(pm_stage: Path, folder: Path) -> Path:
+    pairs = [[TRANSCRIPT, TRANSCRIPT[:-3] + "cat"]] * 6 + [[TRANSCRIPT, TRANSCRIPT], [TRANSCRIPT * 9, TRANSCRIPT]]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    return folder / "pairs.json"
+
+
+def test_bench_counts_what_it_drops(pm_stage: Path, tmp_path: Path) -> None:
+    trees, dropped = read_pairs(bench_inputs(pm_stage, tmp_path), models.load_tokenizer(pm_stage), 90, 100)
+    assert len(trees) == 6 and dropped == {"too_long": 1, "equal": 1}
+
+
+def test_bench_trains_as_an_optimiser_of_ones_own_would(pm_stage: Path, tmp_path: Path) -> None:
+    """Six equal pairs, three steps of two: the losses of plain AdamW on -log sigma(r_c - r_r), clipped at 1."""
+    path = bench_inputs(pm_stage, tmp_path)
+    found = bench_pm(pm_stage / "model", path, pm_stage / "model", 2, 90, 4, Compute(threads=1), 1e-3)
+    tokenizer = models.load_tokenizer(pm_stage)
+    model = AutoModelForSequenceClassification.from_pretrained(pm_stage / "model")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    ids = [
+        torch.tensor([tokenizer(t)["input_ids"] + [tokenizer.eos_token_id]])
+        for t in (TRANSCRIPT, TRANSCRIPT[:-3] + "cat")
+    ]
+    expected = []
+    for _ in range(3):
+        chosen, rejected = (model(input_ids=side).logits[0, 0] for side in ids)
+        loss = -torch.nn.functional.logsigmoid(chosen - rejected)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    np.testing.assert_allclose(found["losses"], expected, rtol=1e-3)
+    assert found["n_pairs"] == 6 and found["pairs_per_s"] == pytest.approx(6 / found["seconds"])
