@@ -1,12 +1,13 @@
 """TRL's RewardTrainer on given pairs, in the order of their file: pairs per second and the losses, as JSON.
 
-usage: python peer_trl_reward.py MODEL PAIRS TOKENIZER BATCH STEPS MAX_LENGTH (needs a virtual environment with trl 1.16)
+usage: python peer_trl_reward.py MODEL PAIRS TOKENIZER BATCH STEPS MAX_LENGTH (in an environment with trl 1.16)
 """
 
 import json
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -24,7 +25,7 @@ class InFileOrder(RewardTrainer):
 
 def main(model: str, pairs: str, tokenizer: str, batch: int, steps: int, max_length: int) -> None:
     torch.set_num_threads(2)
-    rows = json.load(open(pairs))[: batch * steps]
+    rows = json.loads(Path(pairs).read_text())[: batch * steps]
     data = Dataset.from_dict({"chosen": [row[0] for row in rows], "rejected": [row[1] for row in rows]})
     pm = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
     settings = RewardConfig(

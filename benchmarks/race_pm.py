@@ -26,13 +26,12 @@ def main() -> None:
     ratios = []
     for mine, peer in rounds:
         ratios.append(mine["pairs_per_s"] / peer["pairs_per_s"])
+        print(f"ours {mine['pairs_per_s']:.1f} pairs/s, {mine['share_of_product']:.0%} of a plain product's rate")
         print(
-            f"ours {mine['pairs_per_s']:.1f} pairs/s ({mine['share_of_product']:.0%} of a plain product's rate), "
-            f"TRL {peer['pairs_per_s']:.2f}, ratio {ratios[-1]:.2f}; pairs trained {mine['n_pairs']} and {peer['n_pairs']}"
+            f"TRL {peer['pairs_per_s']:.2f} pairs/s; ratio {ratios[-1]:.2f}; pairs {mine['n_pairs']}, {peer['n_pairs']}"
         )
-    print(
-        f"median ratio {statistics.median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}, n {len(ratios)}"
-    )
+    low, high = min(ratios), max(ratios)
+    print(f"median ratio {statistics.median(ratios):.2f}, range {low:.2f} to {high:.2f}, n {len(ratios)}")
     compare_losses(*(run["losses"] for run in rounds[0]))
 
 
