@@ -172,7 +172,7 @@ class PMTraining(Config):
     max_length: Positive = 128  # tokens; longer prompts lose their beginning
     n_epochs: Positive = 1
     trainable_layers: Positive | None = None  # the top k layers; None: all. Lower layers run without gradient
-    schedule: Schedule = Schedule(learning_rate=4e-4, width_exponent=0.75)
+    schedule: Schedule = Schedule(learning_rate=2.8e-4, width_exponent=1.0)
     eval_at: tuple[Positive, ...] = ()  # pairs seen after which the held-out part is scored along the pass
     checkpoint_seconds: PositiveFloat = 120.0
 
