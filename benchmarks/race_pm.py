@@ -38,20 +38,21 @@ def main() -> None:
 def ours(given: argparse.Namespace) -> dict:
     command = [sys.executable, "-m", "hh_scaling", "bench", "pm", "--model", given.model, "--pairs", given.pairs]
     command += ["--tokenizer", given.tokenizer, "--batch", str(given.batch), "--max-length", str(given.max_length)]
-    return run([*command, "--steps", str(given.steps), "--json", "-"])
+    return json.loads(run([*command, "--steps", str(given.steps), "--json", "-"]))
 
 
 def theirs(given: argparse.Namespace) -> dict:
     script = Path(__file__).with_name("peer_trl_reward.py")
     numbers = (given.batch, given.steps, given.max_length)
-    return run([given.peer_python, str(script), given.model, given.pairs, given.tokenizer, *map(str, numbers)])
+    command = [given.peer_python, str(script), given.model, given.pairs, given.tokenizer, *map(str, numbers)]
+    return json.loads(run(command).strip().splitlines()[-1])  # its own logs come first
 
 
-def run(command: list[str]) -> dict:
+def run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout[done.stdout.index("{") :])
+    return done.stdout
 
 
 def compare_losses(mine: list[float], peer: list[float]) -> None:

@@ -50,10 +50,10 @@ class Heads:
 class Working:
     """A layer's weights as its products take them, norm weights folded in; in the dtype of the products."""
 
-    query: Tensor  # (H D, d), times the scale of attention
-    key_value: Tensor  # (2 K D, d)
+    qkv: Tensor  # (H D + 2 K D, d), queries times the scale of attention
     out: Tensor  # (d, H D)
-    gate_up: Tensor  # (2 f, d)
+    gate: Tensor  # (f, d)
+    up: Tensor  # (f, d)
     down: Tensor  # (d, f)
 
 
@@ -131,10 +131,10 @@ def fold(weights: tuple[Tensor, ...], heads: Heads, dtype: torch.dtype) -> Worki
     """Working weights: W diag(norm) in place of a norm's weight before W, queries times 1 / sqrt(D)."""
     norm, q, k, v, out, norm2, gate, up, down = weights
     return Working(
-        query=(q * (norm * heads.size**-0.5)).to(dtype),
-        key_value=(torch.cat([k, v]) * norm).to(dtype),
+        qkv=(torch.cat([q * heads.size**-0.5, k, v]) * norm).to(dtype),
         out=out.to(dtype),
-        gate_up=(torch.cat([gate, up]) * norm2).to(dtype),
+        gate=(gate * norm2).to(dtype),
+        up=(up * norm2).to(dtype),
         down=down.to(dtype),
     )
 
@@ -156,17 +156,13 @@ def add_norm_gradient(grad: Tensor, grad_normed: Tensor, normed: Tensor, scale: 
     return torch.addcmul(grad, inner.to(grad.dtype), scale)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Rotary embedding of (..., D) into ``out``, any layout: pairs are (i, i + D / 2)."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+    """Rotary embedding of (..., D) in ``out``: pairs are (i, i + D / 2)."""
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
     torch.mul(low, cos, out=out[..., :half]).addcmul_(high, sin, value=-1)
     torch.mul(high, cos, out=out[..., half:]).addcmul_(low, sin)
-
-
-def by_tree(x: Tensor, block: Block, n_rows: int) -> Tensor:
-    """(n, rows, ...) view of a block's part of (N, ...)."""
-    return x.unflatten(0, (block.n_trees, n_rows))
+    return out
 
 
 # ---------------------------------------------------------------- a layer
@@ -179,46 +175,35 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rows: Rows, heads: Heads, w: Working, *params: Tensor) -> Tensor:
         wanted = rows.wanted
         h, scale = normalise(x, heads.eps, w.out.dtype)
-        h_query = h if wanted is None else h[wanted]
-        q, kv = F.linear(h_query, w.query), F.linear(h, w.key_value)
-        mixed, saved = attend(q, kv, rows, heads)
+        q, k, v = projected(h, w, rows, heads)
+        mixed, weights = attend(q, k, v, rows, heads)
         x = (x if wanted is None else x[wanted]) + F.linear(mixed, w.out)
         h2, scale2 = normalise(x, heads.eps, w.out.dtype)
-        gate_up = F.linear(h2, w.gate_up)
-        gate, up = gate_up.chunk(2, -1)
+        gate, up = F.linear(h2, w.gate), F.linear(h2, w.up)
         x += F.linear(F.silu(gate).mul_(up), w.down)
         ctx.rows, ctx.heads, ctx.w = rows, heads, w
-        ctx.save_for_backward(h, scale, h_query, mixed, h2, scale2, gate_up, *params, *saved)
+        ctx.save_for_backward(h, scale, q, k, v, mixed, h2, scale2, gate, up, *params, *weights)
         return x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        h, scale, h_query, mixed, h2, scale2, gate_up, *rest = ctx.saved_tensors
-        params, saved = rest[:9], rest[9:]
+        h, scale, q, k, v, mixed, h2, scale2, gate, up, *rest = ctx.saved_tensors
+        params, weights = rest[:9], rest[9:]
         rows, heads, w = ctx.rows, ctx.heads, ctx.w
-        norm, q, k, v, _, norm2, gate, up, _ = params
-        grad, grad_gate_up, grad_down = mlp_backward(grad, h2, scale2, gate_up, w)
+        norm, w_query, w_key, w_value, _, norm2, w_gate, w_up, _ = params
+        grad, grad_gate, grad_up, grad_down = mlp_backward(grad, h2, scale2, gate, up, w)
         low = grad.to(w.out.dtype)
-        grad_out = low.T @ mixed
-        grad_q, grad_kv = attend_backward(low @ w.out, saved, rows, heads, len(h))
-        grad_wq, grad_wkv = grad_q.T @ h_query, grad_kv.T @ h
-        grad_h = grad_kv @ w.key_value
-        if rows.wanted is None:
-            grad_h.addmm_(grad_q, w.query)
-        else:
-            grad_h.index_add_(0, rows.wanted, grad_q @ w.query)
-            grad = torch.zeros(len(h), grad.shape[1], dtype=grad.dtype, device=grad.device).index_copy_(
-                0, rows.wanted, grad
-            )
-        grad_x = add_norm_gradient(grad, grad_h, h, scale)
-        grad_wk, grad_wv = grad_wkv.split([len(k), len(v)])
-        scaled = norm * heads.size**-0.5
-        grad_norm = unfold((grad_wq.float() * heads.size**-0.5, q), (grad_wk, k), (grad_wv, v))
-        grad_gate, grad_up = grad_gate_up.chunk(2)
+        grad_h, grad_qkv = attend_backward(low @ w.out, (q, k, v), weights, h, w, rows, heads)
+        if rows.wanted is not None:
+            whole = torch.zeros(len(h), grad.shape[1], dtype=grad.dtype, device=grad.device)
+            grad = whole.index_copy_(0, rows.wanted, grad)
+        grad_query, grad_key, grad_value = grad_qkv.split([len(w_query), len(w_key), len(w_value)])
+        grad_query = grad_query * heads.size**-0.5
         return (
-            grad_x, None, None, None,
-            grad_norm, grad_wq * scaled, grad_wk * norm, grad_wv * norm, grad_out.float(),
-            unfold((grad_gate, gate), (grad_up, up)), grad_gate * norm2, grad_up * norm2, grad_down.float(),
+            add_norm_gradient(grad, grad_h, h, scale), None, None, None,
+            unfold((grad_query, w_query), (grad_key, w_key), (grad_value, w_value)),
+            grad_query * norm, grad_key * norm, grad_value * norm, product_sum(low, mixed),
+            unfold((grad_gate, w_gate), (grad_up, w_up)), grad_gate * norm2, grad_up * norm2, grad_down,
         )  # fmt: skip
 
 
@@ -227,85 +212,101 @@ def unfold(*pairs: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([(grad * weight).sum(0) for grad, weight in pairs]).sum(0)
 
 
-def mlp_backward(grad: Tensor, h: Tensor, scale: Tensor, gate_up: Tensor, w: Working) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients at the MLP's input (residual included), of the folded gate and up matrix, and of the down matrix."""
-    gate, up = gate_up.chunk(2, -1)
+def product_sum(left: Tensor, right: Tensor) -> Tensor:
+    """left.T @ right over the rows, in float32: a weight's gradient."""
+    return (left.T @ right).float()
+
+
+def mlp_backward(
+    grad: Tensor, h: Tensor, scale: Tensor, gate: Tensor, up: Tensor, w: Working
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients at the MLP's input (residual included), and of the folded gate, the folded up and the down matrix."""
     low = grad.to(h.dtype)
     activated = F.silu(gate)
-    grad_down = low.T @ (activated * up)
+    grad_down = product_sum(low, activated * up)
     grad_inner = low @ w.down
-    both = torch.empty_like(gate_up)
-    grad_gate, grad_up = both.chunk(2, -1)
-    torch.mul(grad_inner, activated, out=grad_up)
-    torch.ops.aten.silu_backward.grad_input(grad_inner.mul_(up), gate, grad_input=grad_gate)
-    return add_norm_gradient(grad, both @ w.gate_up, h, scale), both.T @ h, grad_down
+    grad_up = activated.mul_(grad_inner)
+    grad_gate = torch.ops.aten.silu_backward(grad_inner.mul_(up), gate)
+    grad_h = torch.addmm(grad_gate @ w.gate, grad_up, w.up)
+    return add_norm_gradient(grad, grad_h, h, scale), product_sum(grad_gate, h), product_sum(grad_up, h), grad_down
 
 
 # ---------------------------------------------------------------- attention
 
 
-def attend(q: Tensor, kv: Tensor, rows: Rows, heads: Heads) -> tuple[Tensor, Saved]:
-    """(M, H D) attention of packed rows, each tree by itself; saves rotated queries, keys, values and weights."""
-    mixed = torch.zeros_like(q)
-    saved: list[Tensor] = []
-    for block in rows.blocks:
-        query, key, value = heads_of(q, kv, block, rows, heads)
-        scores = torch.bmm(query, key.transpose(1, 2))
-        seen = scores.view(block.n_trees, heads.n_query, -1, block.length)
-        seen.add_(block.bias_at(rows.wanted is not None, scores.dtype))
-        weights = torch.softmax(scores, -1)
-        out = torch.bmm(weights, value).view(block.n_trees, heads.n_query, -1, heads.size)
-        target = by_tree(mixed[block.queries(rows.wanted is not None)], block, out.shape[2])
-        target.unflatten(-1, (heads.n_query, heads.size)).copy_(out.transpose(1, 2))
-        saved += [query, key, value, weights]
-    return mixed, tuple(saved)
-
-
-def heads_of(q: Tensor, kv: Tensor, block: Block, rows: Rows, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """(n K, H / K * Q, D) rotated queries, (n K, L, D) rotated keys and values of a block."""
-    part, asked = block.rows, block.queries(rows.wanted is not None)
-    n, n_asked = block.n_trees, (asked.stop - asked.start) // block.n_trees
-    cos, sin = (by_tree(side[part], block, block.length) for side in (rows.cos, rows.sin))
+def projected(h: Tensor, w: Working, rows: Rows, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, H, D) rotated queries, (N, K, D) rotated keys, (N, K, D) values."""
+    n_query, n_both = heads.n_query, heads.n_query + heads.n_key
     if rows.wanted is None:
-        cos_q, sin_q = cos, sin
-    else:
-        cos_q, sin_q = (by_tree(side[rows.wanted[asked]], block, n_asked) for side in (rows.cos, rows.sin))
-    q = by_tree(q[asked], block, n_asked).unflatten(-1, (heads.n_query, heads.size))
-    key, value = by_tree(kv[part], block, block.length).unflatten(-1, (2, heads.n_key, heads.size)).unbind(2)
-    queries = torch.empty(n, heads.n_query, n_asked, heads.size, dtype=q.dtype, device=q.device)
-    keys = torch.empty(n, heads.n_key, block.length, heads.size, dtype=q.dtype, device=q.device)
-    rotate(q, cos_q, sin_q, queries.transpose(1, 2))
-    rotate(key, cos, sin, keys.transpose(1, 2))
-    return (
-        queries.view(n * heads.n_key, -1, heads.size),
-        keys.view(n * heads.n_key, block.length, heads.size),
-        value.transpose(1, 2).reshape(n * heads.n_key, block.length, heads.size),
-    )
+        qkv = F.linear(h, w.qkv).unflatten(-1, (-1, heads.size))
+        qk = qkv[:, :n_both]
+        rotated = rotate(qk, rows.cos, rows.sin, torch.empty(qk.shape, dtype=qk.dtype, device=qk.device))
+        return rotated[:, :n_query], rotated[:, n_query:], qkv[:, n_both:]
+    cut = n_query * heads.size
+    query = F.linear(h[rows.wanted], w.qkv[:cut]).unflatten(-1, (-1, heads.size))
+    key, value = F.linear(h, w.qkv[cut:]).unflatten(-1, (-1, heads.size)).split([heads.n_key] * 2, 1)
+    cos, sin = rows.cos[rows.wanted], rows.sin[rows.wanted]
+    key = rotate(key, rows.cos, rows.sin, torch.empty(key.shape, dtype=key.dtype, device=key.device))
+    return rotate(query, cos, sin, torch.empty_like(query)), key, value
 
 
-def attend_backward(grad: Tensor, saved: Sequence[Tensor], rows: Rows, heads: Heads, n_rows: int) -> Saved:
-    """Gradients of ``attend``'s queries (M, H D) and keys and values (N, 2 K D), before the rotation."""
-    grad_q = torch.zeros_like(grad)
-    grad_kv = torch.zeros(n_rows, 2 * heads.n_key * heads.size, dtype=grad.dtype, device=grad.device)
-    short = rows.wanted is not None
-    for i, block in enumerate(rows.blocks):
-        query, key, value, weights = saved[4 * i : 4 * i + 4]
-        part, asked = block.rows, block.queries(short)
-        n, n_asked = block.n_trees, (asked.stop - asked.start) // block.n_trees
-        incoming = by_tree(grad[asked], block, n_asked).unflatten(-1, (heads.n_query, heads.size))
-        incoming = incoming.transpose(1, 2).reshape(query.shape)
-        grad_weights = torch.bmm(incoming, value.transpose(1, 2))
-        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        cos, sin = (by_tree(side[part], block, block.length) for side in (rows.cos, rows.sin))
-        cos_q, sin_q = (cos, sin)
-        if rows.wanted is not None:
-            cos_q, sin_q = (by_tree(side[rows.wanted[asked]], block, n_asked) for side in (rows.cos, rows.sin))
-        to_q = by_tree(grad_q[asked], block, n_asked).unflatten(-1, (heads.n_query, heads.size))
-        to_k, to_v = by_tree(grad_kv[part], block, block.length).unflatten(-1, (2, heads.n_key, heads.size)).unbind(2)
-        back = torch.bmm(grad_scores, key).view(n, heads.n_query, n_asked, heads.size)
-        rotate(back.transpose(1, 2), cos_q, -sin_q, to_q)
-        back = torch.bmm(grad_scores.transpose(1, 2), query).view(n, heads.n_key, block.length, heads.size)
-        rotate(back.transpose(1, 2), cos, -sin, to_k)
-        back = torch.bmm(weights.transpose(1, 2), incoming).view(n, heads.n_key, block.length, heads.size)
-        to_v.copy_(back.transpose(1, 2))
-    return grad_q, grad_kv
+def by_head(x: Tensor, n_trees: int, n_key: int) -> Tensor:
+    """(rows, heads, D) of a block as (n K, heads / K * rows of a tree, D), copied: products of views are slow."""
+    per_tree = x.unflatten(0, (n_trees, -1)).transpose(1, 2).contiguous()  # (n, heads, rows, D)
+    return per_tree.view(n_trees * n_key, -1, x.shape[-1])
+
+
+def put_by_head(x: Tensor, into: Tensor, n_trees: int) -> None:
+    """Write (n K, heads / K * rows of a tree, D) back into a block's (rows, heads, D)."""
+    target = into.unflatten(0, (n_trees, -1)).transpose(1, 2)
+    target.copy_(x.view(target.shape))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, rows: Rows, heads: Heads) -> tuple[Tensor, list[Tensor]]:
+    """(M, H D) attention of packed rows, each tree by itself, and every block's attention weights."""
+    mixed = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    kept: list[Tensor] = []
+    ends = rows.wanted is not None
+    for block in rows.blocks:
+        asked, n = block.queries(ends), block.n_trees
+        query, key, value = (by_head(x, n, heads.n_key) for x in (q[asked], k[block.rows], v[block.rows]))
+        scores = torch.bmm(query, key.transpose(1, 2))
+        scores.view(n, heads.n_query, -1, block.length).add_(block.bias_at(ends, scores.dtype))
+        kept.append(torch.softmax(scores, -1))
+        put_by_head(torch.bmm(kept[-1], value), mixed[asked], n)
+    return mixed.flatten(1), kept
+
+
+def attend_backward(
+    grad: Tensor, saved: Saved, weights: Sequence[Tensor], h: Tensor, w: Working, rows: Rows, heads: Heads
+) -> tuple[Tensor, Tensor]:
+    """Gradients at the attention's normalised input (N, d) and of the folded matrix of queries, keys and values."""
+    q, k, v = saved
+    n_query, n_key, size = heads.n_query, heads.n_key, heads.size
+    grad = grad.unflatten(-1, (n_query, size))
+    ends = rows.wanted is not None
+    grad_q = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    grad_kv = torch.zeros(len(h), 2 * n_key, size, dtype=q.dtype, device=q.device)
+    for block, weight in zip(rows.blocks, weights, strict=True):
+        asked, n = block.queries(ends), block.n_trees
+        query, key, value = (by_head(x, n, n_key) for x in (q[asked], k[block.rows], v[block.rows]))
+        incoming = by_head(grad[asked], n, n_key)
+        grad_weight = torch.bmm(incoming, value.transpose(1, 2))
+        grad_score = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
+        put_by_head(torch.bmm(grad_score, key), grad_q[asked], n)
+        put_by_head(torch.bmm(grad_score.transpose(1, 2), query), grad_kv[block.rows, :n_key], n)
+        put_by_head(torch.bmm(weight.transpose(1, 2), incoming), grad_kv[block.rows, n_key:], n)
+    back = -rows.sin
+    if rows.wanted is None:
+        whole = torch.empty(len(h), n_query + 2 * n_key, size, dtype=q.dtype, device=q.device)
+        rotate(grad_q, rows.cos, back, whole[:, :n_query])
+        rotate(grad_kv[:, :n_key], rows.cos, back, whole[:, n_query : n_query + n_key])
+        whole[:, n_query + n_key :] = grad_kv[:, n_key:]
+        flat = whole.flatten(1)
+        return flat @ w.qkv, product_sum(flat, h)
+    cut = n_query * size
+    grad_q = rotate(grad_q, rows.cos[rows.wanted], back[rows.wanted], torch.empty_like(grad_q)).flatten(1)
+    keys = rotate(grad_kv[:, :n_key], rows.cos, back, torch.empty_like(grad_kv[:, :n_key]))
+    flat = torch.cat([keys, grad_kv[:, n_key:]], 1).flatten(1)
+    grad_h = (flat @ w.qkv[cut:]).index_add_(0, rows.wanted, grad_q @ w.qkv[:cut])
+    return grad_h, torch.cat([product_sum(grad_q, h[rows.wanted]), product_sum(flat, h)])

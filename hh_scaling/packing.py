@@ -15,7 +15,8 @@ from torch import Tensor
 
 MULTIPLE = 16  # rows a tree is padded to
 TAIL = 128  # rows a packed row is padded to: few different sizes let the processor's kernels be made once
-MAX_PADDING = 0.1  # of a block
+MAX_PADDING = 0.1  # of a block of several trees
+ALONE_FROM = 192  # rows of a tree that is a block by itself: attention then reads it where it lies
 UNSEEN = -1e30
 
 
@@ -133,8 +134,9 @@ def grouped(lengths: Sequence[int]) -> Iterator[list[int]]:
     group: list[int] = []
     used = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        rows = round_up(lengths[group[0] if group else i], MULTIPLE) * (len(group) + 1)
-        if group and rows - used - lengths[i] > MAX_PADDING * rows:
+        longest = lengths[group[0] if group else i]
+        rows = round_up(longest, MULTIPLE) * (len(group) + 1)
+        if group and (longest >= ALONE_FROM or rows - used - lengths[i] > MAX_PADDING * rows):
             yield group
             group, used = [], 0
         group.append(i)
