@@ -48,7 +48,7 @@ KINDS: dict[str, StageKind] = {
     "tokenizer": StageKind(configs.TokenizerConfig, "hh_scaling.tokenizer:run"),
     "base": StageKind(configs.BaseConfig, "hh_scaling.pretrain:run"),
     "reference": StageKind(configs.ReferenceConfig, "hh_scaling.reference:run"),
-    "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=2),
-    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=2),
+    "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=3),
+    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=3),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
 }
