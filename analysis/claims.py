@@ -190,7 +190,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("C-overopt", "The train PM's score parts from the test PM's as training goes on (section 4.2).",
           "the sign of (train rise - test rise) at the end, in each PM's standard deviations, all runs (95 %).",
           judge_parting),
-    Claim("C-gold", "Trained far enough, the true (gold) score falls while the PM's still rises, at every size.",
+    Claim("C-gold", "Trained far enough, the gold score falls while the train PM's still rises, at every size.",
           "supported: falls at every size, two or more; contradicted: none at every size, two or more. " + GOLD_RULE,
           judge_gold),
     Claim("C-tax-small", "The smallest models pay an alignment tax (section 4.6.1).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.estimates import Codes, Estimate, codes, mean
 from analysis.frames import EVAL_COLUMNS, Model, Study, stage_table
+from analysis.held_out import HeldOut
 from hh_scaling.records import Record, read_jsonl
 
 Floats = NDArray[np.float64]
@@ -100,6 +102,23 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
     )
 
 
+def gold_source(curve: Curve) -> str | None:
+    """What a policy's gold score is from: "world", or the id of the stage whose model gave it; None without one."""
+    measured = "gold" in curve.values
+    source: str | None = curve.record.summary.get("gold_source", "world" if measured else None)
+    return source if measured else None
+
+
+def spread(study: Study, curve: Curve, role: str, scores: Mapping[str, HeldOut]) -> float | None:
+    """The standard deviation of the held-out scores of the PM in that role ("train" or "test"); of a foreign one,
+    which scored no comparisons, that of its scores of the policy's first responses. None where it is missing."""
+    pm = curve.record.parents.get(f"pm_{role}", "")
+    if pm in scores:
+        return scores[pm].spread
+    first = curve.values.get(f"score_{role}")
+    return float(first[0].std(ddof=1)) if first is not None and study.kinds.get(pm) == "foreign_pm" else None
+
+
 def frontier_rows(study: Study, curves: list[Curve]) -> list[dict[str, Any]]:
     """One row per policy and evaluated step; scores relative to the run's own first step, paired by prompt."""
     return [row for curve in curves for row in _rows(study, curve)]
@@ -112,7 +131,7 @@ def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
         "stage_id": record.stage_id, "model": model.name, "n_params": model.n_params,
         "n_params_total": model.n_params_total, "seed": curve.seed,
         "seed_pm": study.seed(study.parent(record, "pm_train")), "seed_base": study.seed(study.base(record)),
-        "status": record.status,
+        "status": record.status, "gold_source": gold_source(curve),
     }  # fmt: skip
     rows = []
     for index, step in enumerate(curve.steps):

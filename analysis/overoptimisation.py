@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analysis.crossed import Measured
 from analysis.estimates import Cell, Estimate, crossed_means
 from analysis.frames import SHARED_BASE, Study, join_notes
-from analysis.frontier import Curve
+from analysis.frontier import Curve, spread
 from analysis.held_out import HeldOut
 
 Floats = NDArray[np.float64]
@@ -170,9 +170,9 @@ def gold_verdict(found: Mapping[str, Estimate | None], all_left: bool) -> str | 
 
 def parting(study: Study, curve: Curve, scores: dict[str, HeldOut]) -> Floats | None:
     """(P,) the rise of the train PM's score minus that of the test PM's at the end, each in standard deviations of
-    that PM's held-out scores (two PMs share no scale); None where a PM's scores are missing."""
-    pms = [scores.get(curve.record.parents.get(role, "")) for role in ("pm_train", "pm_test")]
-    spreads = [pm.spread for pm in pms if pm is not None]
+    that PM's scores (``spread``; two PMs share no scale); None where a PM's scores are missing."""
+    found = [spread(study, curve, role, scores) for role in ("train", "test")]
+    spreads = [value for value in found if value is not None]
     if len(spreads) < 2:
         return None
     train, test = curve.relative("score_train"), curve.relative("score_test")

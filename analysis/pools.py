@@ -15,6 +15,8 @@ from analysis.frames import MAIN, SHARED_BASE, Model, Setting, Study, base_of, j
 from analysis.held_out import KINDS, Bools, Floats, HeldOut, Objects
 from hh_scaling.records import Record
 
+GOLD = "gold"  # the part of the comparisons whose PM stands in for people, and is none of those that are compared
+
 
 @dataclass(frozen=True)
 class PM:
@@ -37,12 +39,12 @@ class PM:
 
 
 def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
-    """Every scored PM whose ancestors are of the main setting, by size and in the study's order."""
+    """Every scored PM of either half whose ancestors are of the main setting, by size and in the study's order."""
     whole, found = largest_half(study), []
     for stage_id, held_out in scores.items():
         record = study.records[stage_id]
         setting, wanted = study.setting(record), record.config.get("n_comparisons")
-        if setting is not None:
+        if setting is not None and record.config.get("half") != GOLD:
             n = whole if wanted is None else int(wanted)
             found.append(PM(record, study.model(record), study.chain(record), setting, n, held_out))
     return sorted(found, key=lambda pm: pm.place)
@@ -51,7 +53,8 @@ def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
 def largest_half(study: Study) -> int:
     """What "all comparisons of the half" is called: the most that any such PM was trained on, the same for all, so
     that halves which differ by a few dropped pairs stay one point of a curve."""
-    everything = [r for r in study.main_of_kind("pm") if r.config.get("n_comparisons") is None]
+    halves = [r for r in study.main_of_kind("pm") if r.config.get("half") != GOLD]
+    everything = [r for r in halves if r.config.get("n_comparisons") is None]
     return max((int(r.summary.get("n_comparisons") or 0) for r in everything), default=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.frames import SHARED_BASE, Model, Study, join_notes, stage_table
-from analysis.frontier import Curve
+from analysis.frontier import Curve, spread
 from analysis.held_out import Floats, HeldOut, Objects
 from analysis.overoptimisation import LAST
 from analysis.pools import PM, Pool, varied
@@ -163,14 +163,13 @@ def _ppo_run(study: Study, curve: Curve, scores: dict[str, HeldOut], yardstick: 
     gain = curve.relative(yardstick.measure)
     if gain is None or len(curve.steps) < 2:
         return None
-    pm = scores.get(curve.record.parents.get("pm_test", ""))
     if yardstick is GOLD:
-        spread = float(curve.values["gold"][0].std(ddof=1))
+        unit = float(curve.values["gold"][0].std(ddof=1))
     else:
-        spread = 0.0 if pm is None else pm.spread
-    if not spread > 0:
+        unit = spread(study, curve, "test", scores) or 0.0
+    if not unit > 0:
         return None
-    values = gain[1:][-LAST:].mean(axis=0) / spread
+    values = gain[1:][-LAST:].mean(axis=0) / unit
     return Run(study.chain(curve.record), values, curve.conversation, np.ones(len(values)))
 
 

@@ -21,10 +21,12 @@ from analysis.pm_curve import pm_curve
 from analysis.pm_fits import pm_fits
 from analysis.pm_floor import pm_floor, pm_score_rows
 from analysis.pm_mixing import pm_shares, pm_weights
+from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
 from analysis.rate_check import rate_check
+from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
 from hh_scaling.records import atomic_write, write_json
 
@@ -32,8 +34,8 @@ SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
-    "pm_curve", "rate_check", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits",
-    "models", "stages", "claims", "excluded",
+    "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier", "scored_by",
+    "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -102,6 +104,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         **pm_tables(study, pms),
         "rate_check": rate_check(study, pms, all_curves, scores),
         "frontier": frontier.frontier_rows(study, curves),
+        "scored_by": scored_by(study, curves, scores),
         "overoptimisation": over,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
@@ -116,6 +119,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
 
 def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, Any]]]:
     """The tables about preference models; one that the study has nothing for is empty."""
+    probes = probed(study, pms)
     return {
         "pm": pm.pm_rows(study, pms),
         "pm_trend": pm.pm_trend(study, pms),
@@ -127,6 +131,9 @@ def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, An
         "pm_shares": pm_shares(study, pms),
         "pm_weights": pm_weights(study, pms),
         "pm_curve": pm_curve(study, pms),
+        "pm_probes": pm_probes(study, probes),
+        "pm_probe_slopes": pm_probe_slopes(probes),
+        "pm_margins": pm_margins(study, probes),
     }
 
 

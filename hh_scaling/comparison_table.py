@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hh_scaling.comparisons import Comparison, n_turns
-from hh_scaling.splits import SPLITS, SplitPlan
+from hh_scaling.splits import HELD_OUT, SPLITS, TRAIN, SplitPlan
 
 GROUP_ROWS = 20_000
 
@@ -97,8 +97,8 @@ def write_tables(staged: Path, out: Path, plan: SplitPlan) -> Iterator[str]:
 
 
 def _for_prompts(plan: SplitPlan) -> np.ndarray:
-    """PPO's prompts come from the train half, its evaluation's from the held-out part; the test half gives none."""
-    return plan.split != SPLITS.index("test")
+    """PPO's prompts come from the train half, its evaluation's from the held-out part; the others give none."""
+    return np.isin(plan.split, (TRAIN, HELD_OUT))
 
 
 def _select(

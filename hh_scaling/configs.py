@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# 0 is not written into configurations, which keep the hash they had before there was a gold part.
+GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
-Half = Literal["train", "test"]
+Half = Literal["train", "test", "gold"]  # gold: neither half, see DataConfig.gold_fraction
 
 
 class Config(BaseModel):
@@ -80,6 +82,7 @@ class DataConfig(Config):
     comparisons: HHFiles | None = None
     text: TextFiles | None = None
     held_out_fraction: Fraction = 0.12  # of the conversations; the rest is halved
+    gold_fraction: GoldFraction = 0.0  # of the conversations, taken before the halves: for the gold PM alone
     max_held_out: Positive | None = None  # comparisons kept in the held-out part
     split_seed: int = 0
 
@@ -186,6 +189,14 @@ class PMConfig(Config):
     harmless_weight: PositiveFloat = 1.0  # lambda of (L_helpful + lambda L_harmless) / mean weight (figure 27)
     training: PMTraining
     compute: Compute
+    # Further comparisons that it is judged on, see hh_scaling.probes; without any not written, so that hashes stay.
+    probes: Annotated[tuple[InputFile, ...], Field(exclude_if=lambda files: not files)] = ()
+
+
+class ForeignPMConfig(Config):
+    """A sequence classifier that somebody else trained, to score responses; it is only fetched and tried."""
+
+    size: SizeSpec  # its name and where it is from
 
 
 # ---------------------------------------------------------------- PPO
@@ -229,6 +240,8 @@ class PPOConfig(Config):
     seed: int
     training: PPOTraining
     compute: Compute
+    # Whether the world, where there is one and no gold PM among the parents, gives the gold score; written if false.
+    world_gold: Annotated[bool, Field(exclude_if=bool)] = True
 
 
 # ---------------------------------------------------------------- benchmarks

@@ -1,4 +1,4 @@
-"""The data stage: comparisons split into two halves and a held-out part, prompts, text, and the world's tasks."""
+"""The data stage: comparisons in two halves, a held-out and perhaps a gold part; prompts, text, the world's tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(config: DataConfig, context: StageContext) -> StageResult:
     _require_one_source(config)
     world = World(config.world) if config.world else None
     text = _write_text(config, world, context)
-    index = SplitIndex(config.split_seed, config.held_out_fraction)
+    index = SplitIndex(config.split_seed, config.held_out_fraction, config.gold_fraction)
     staged = context.out.path / "comparisons.tmp"
     tally = _stage_rows(_rows(config, world, context), index, staged)
     plan = index.plan(config.max_held_out, drop_duplicates=world is None)
@@ -215,7 +215,7 @@ def _summary(
         "n_kept": int(plan.kept.sum()),
         "dropped": dropped,
         "empty_responses": tally["empty_responses"],  # kept: saying nothing can be better or worse
-        "splits": {name: _split_counts(index, plan, part) for part, name in enumerate(SPLITS)},
+        "splits": {name: _split_counts(index, plan, part) for part, name in enumerate(index.parts)},
         "length_baseline": _length_baseline(index, plan),
         "bayes_accuracy": _bayes_accuracy(index, plan),
         "text": text,

@@ -234,9 +234,10 @@ def with_pad_token(tokenizer: Any) -> Any:
 
 def same_tokenizer(one: Any, other: Any) -> bool:
     """Whether two tokenizers map the same text to the same ids (compared by vocabulary and merges)."""
-    return bool(one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()) or (
-        one.get_vocab() == other.get_vocab() and type(one) is type(other)
-    )
+    known = [t.backend_tokenizer.to_str() for t in (one, other) if hasattr(t, "backend_tokenizer")]
+    if len(known) == 2 and known[0] == known[1]:
+        return True
+    return bool(one.get_vocab() == other.get_vocab()) and type(one) is type(other)
 
 
 # ---------------------------------------------------------------- token batches

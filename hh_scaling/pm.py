@@ -23,9 +23,10 @@ from hh_scaling.estimates import clustered_mean
 from hh_scaling.losses import preference_loss
 from hh_scaling.models import check_length, describe, load_tokenizer, set_up
 from hh_scaling.packing import Tree
-from hh_scaling.pairs import PairFile, choose_rows, is_harmless, read_rows, write_pairs
+from hh_scaling.pairs import PairFile, choose_rows, is_harmless, pair_trees, read_rows, write_pairs
 from hh_scaling.pm_model import initial_pm
 from hh_scaling.pretrain import save_model
+from hh_scaling.probes import Probe, read_probes
 from hh_scaling.records import StageWriter, check_finite
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import (
@@ -39,6 +40,7 @@ from hh_scaling.training import (
 from hh_scaling.tree_scores import TreeScores, batches, score_trees
 
 KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
+SIDES = ("chosen", "rejected")
 SCORED_AT_ONCE = 4096  # held-out comparisons whose token ids are in memory together
 
 
@@ -52,8 +54,9 @@ class HeldOut:
 
 
 def run(config: PMConfig, context: StageContext) -> StageResult:
-    """Train the preference model, save it, and write its scores of the held-out comparisons."""
+    """Train the preference model, save it, and write its scores of the held-out comparisons and of the probes."""
     set_up(config.compute)
+    probes = read_probes(config.probes, context.where)
     tokenizer = load_tokenizer(context.parents["base"])
     table, out = context.parents["data"] / "comparisons.parquet", context.out
     longest = config.training.max_length
@@ -70,12 +73,14 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     weights = loss_weights(chosen.tranche.iloc[kept], config.harmless_weight)
     Training(model, pairs.select(kept), weights, held_out, config, out).run()
     save_model(model, tokenizer, out.path / "model")
-    scores = score_table(held_out, score_held_out(TreeScores(model, config.compute), held_out, out))
+    scorer = TreeScores(model, config.compute)
+    scores = score_table(held_out, score_held_out(scorer, held_out, out))
     scores.to_parquet(out.path / "scores.parquet", index=False)
+    judged = {"probes": judge_probes(scorer, tokenizer, probes, longest, out)} if probes else {}
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()
     summary = {"model": describe(model, config.size.name), "half": config.half, "n_comparisons": len(kept)}
-    return StageResult(summary | {"dropped": dropped} | summarise(scores))
+    return StageResult(summary | {"dropped": dropped} | summarise(scores) | judged)
 
 
 def loss_weights(tranche: pd.Series, harmless_weight: float) -> Tensor:
@@ -192,20 +197,71 @@ def score_table(held_out: HeldOut, scores: Tensor) -> pd.DataFrame:
     columns = (*KEPT, "chosen", "rejected", "p_chosen")
     parts = []
     for places, frame in read_rows(held_out.table, held_out.rows, columns):
-        lengths = {f"length_{side}": frame[side].str.len().to_numpy() for side in ("chosen", "rejected")}
-        values = {f"score_{side}": scores.numpy()[places, i] for i, side in enumerate(("chosen", "rejected"))}
+        lengths = {f"length_{side}": frame[side].str.len().to_numpy() for side in SIDES}
+        values = {f"score_{side}": scores.numpy()[places, i] for i, side in enumerate(SIDES)}
         part = frame[list(KEPT)].assign(**values, **lengths, p_chosen=frame.p_chosen.to_numpy(dtype=float))
         parts.append(part.set_index(places))
     return pd.concat(parts).sort_index().reset_index(drop=True)
 
 
+# ---------------------------------------------------------------- probes
+
+
+def judge_probes(
+    scorer: TreeScores, tokenizer: Any, probes: Sequence[Probe], max_length: int, out: StageWriter
+) -> dict[str, Any]:
+    """Write probes.parquet, a row a comparison of every probe, and say by name what each came to.
+
+    None is dropped after truncation; ``filled`` counts those that take all of ``max_length``, most of them cut.
+    """
+    tables, summary = [], {}
+    for probe in probes:
+        scores, filled = score_comparisons(scorer, tokenizer, probe.comparisons, max_length, out)
+        tables.append(probe_table(probe, scores))
+        accuracy = clustered_mean(correct_side(tables[-1]), tables[-1].conversation)
+        summary[probe.name] = {"accuracy": accuracy, "filled": filled, "dropped": probe.dropped}
+    pd.concat(tables).to_parquet(out.path / "probes.parquet", index=False)
+    return summary
+
+
+def score_comparisons(
+    scorer: TreeScores, tokenizer: Any, rows: pd.DataFrame, max_length: int, out: StageWriter
+) -> tuple[Tensor, int]:
+    """(n, 2) scores of the chosen and the rejected side, and how many comparisons take all of ``max_length``."""
+    parts, filled = [], 0
+    for start in range(0, len(rows), SCORED_AT_ONCE):
+        trees = pair_trees(rows.iloc[start : start + SCORED_AT_ONCE], tokenizer, max_length)
+        filled += sum(len(tree.trunk) + max(map(len, tree.branches)) >= max_length for tree in trees)
+        parts.append(score_trees(scorer, trees, out))
+    return torch.cat(parts), filled
+
+
+def probe_table(probe: Probe, scores: Tensor) -> pd.DataFrame:
+    """One row a comparison: probe, line of its file, category, conversation, scores, lengths in characters."""
+    rows = probe.comparisons
+    values = {f"score_{side}": scores[:, i].numpy() for i, side in enumerate(SIDES)}
+    lengths = {f"length_{side}": rows[side].str.len() for side in SIDES}
+    table = rows[["row", "category", "conversation"]].assign(**values, **lengths)
+    table.insert(0, "probe", probe.name)
+    return table
+
+
+# ---------------------------------------------------------------- summary
+
+
+def correct_side(scores: pd.DataFrame) -> np.ndarray:
+    """(n,) 1 where the chosen side scores higher, one half for a tie."""
+    difference = scores.score_chosen.to_numpy(float) - scores.score_rejected.to_numpy(float)
+    correct: np.ndarray = (difference > 0) + 0.5 * (difference == 0)
+    return correct
+
+
 def summarise(scores: pd.DataFrame) -> dict[str, Any]:
     """Accuracy (ties count one half) and log loss, clustered by conversation; mean and spread of the scores."""
     difference = scores.score_chosen.to_numpy(float) - scores.score_rejected.to_numpy(float)
-    correct = (difference > 0) + 0.5 * (difference == 0)
     both = np.concatenate([scores.score_chosen, scores.score_rejected]).astype(float)
     return {
-        "accuracy": clustered_mean(correct, scores.conversation),
+        "accuracy": clustered_mean(correct_side(scores), scores.conversation),
         "log_loss": clustered_mean(np.logaddexp(0, -difference), scores.conversation),
         "mean_score": clustered_mean(both, pd.concat([scores.conversation] * 2)),
         "sd_score": float(both.std()),

@@ -1,13 +1,13 @@
 """Evaluations of a policy along training: fresh samples on fixed held-out prompts.
 
 Per response: sequence KL(policy || reference) by k1 and k3, summed over response tokens at the sampling temperature,
-the scores of the train and the test PM, the gold score where the world is known, length, and whether it ended.
+the scores of the train and the test PM, the gold score where there is one, length, and whether it ended.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ import torch
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import PPOConfig
-from hh_scaling.data import gold_scorer
 from hh_scaling.estimates import clustered_mean
 from hh_scaling.losses import kl_k1, kl_k3
 from hh_scaling.records import StageWriter, check_finite
 from hh_scaling.rollout import Sample, StopText, count_generation, generate, score_responses
-from hh_scaling.scorers import PMScorer, stream_seed
+from hh_scaling.scorers import ForeignPMScorer, PMScorer, stream_seed
+from hh_scaling.world import Gold
 
-GOLD = ("gold", "gold_helpful", "gold_harmless")
+GOLD = {"gold": "total", "gold_helpful": "helpful", "gold_harmless": "harmless"}  # column -> what of the exact score
 N_SAMPLES_SHOWN = 8
 
 
@@ -44,6 +44,39 @@ class Evaluation:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What scores responses. The gold score is that of ``pm_gold`` where there is one, else the world's, else none."""
+
+    pms: Mapping[str, PMScorer | ForeignPMScorer]  # by role: pm_train, pm_test, perhaps pm_gold
+    stages: Mapping[str, Path]  # role -> the stage's folder, which is called by its id
+    exact: Callable[[str, str], Gold] | None
+
+    def gold(self, samples: Sequence[Sample], prompts: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+        """(B,) columns gold, gold_helpful and gold_harmless; the last two are known to the world alone."""
+        unknown = [float("nan")] * len(samples)
+        columns: dict[str, Any] = {name: unknown for name in GOLD}
+        if "pm_gold" in self.pms:
+            return columns | {"gold": self.pms["pm_gold"](samples).astype(float)}
+        if self.exact is None:
+            return columns
+        golds = [self.exact(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        return {name: [getattr(gold, part) for gold in golds] for name, part in GOLD.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Where the gold score is from, and how each preference model is given the policy's tokens."""
+        source = "world" if self.exact is not None else None
+        pms = {
+            role.removeprefix("pm_"): {
+                "stage_id": self.stages[role].name,
+                "format": pm.format,
+                "tokens": "decoded and encoded again" if pm.reencodes else "as sampled",
+            }
+            for role, pm in self.pms.items()
+        }
+        return {"gold_source": pms["gold"]["stage_id"] if "gold" in pms else source, "scored_by": pms}
+
+
 class Evaluator:
     """Evaluates a policy on fixed held-out prompts and remembers every evaluation."""
 
@@ -55,14 +88,12 @@ class Evaluator:
         table: pd.DataFrame,
         prompts: list[list[int]],
         reference: PreTrainedModel,
-        pms: Mapping[str, PMScorer],
-        data: Path,
+        measures: Measures,
         out: StageWriter,
     ) -> None:
         self.config, self.tokenizer, self.stop, self.out = config, tokenizer, stop, out
-        self.prompts, self.reference, self.pms = prompts, reference, pms
+        self.prompts, self.reference, self.measures = prompts, reference, measures
         self.prompt_table = table.reset_index(drop=True)
-        self.gold = gold_scorer(data)
         self.history: list[Evaluation] = []
         self.kept: list[dict[str, Any]] = []
         self.sample_lines: list[str] = []
@@ -122,19 +153,14 @@ class Evaluator:
                 "samples": step * self.config.training.batch_size,
                 "prompt_id": self.prompt_table.prompt_id,
                 "conversation": self.prompt_table.conversation,
-                "score_train": self.pms["pm_train"](samples).astype(float),
-                "score_test": self.pms["pm_test"](samples).astype(float),
+                "score_train": self.measures.pms["pm_train"](samples).astype(float),
+                "score_test": self.measures.pms["pm_test"](samples).astype(float),
                 "length": [float(len(s.response)) for s in samples],
                 "ended": [float(s.ended) for s in samples],
             }
         )
         texts = self.tokenizer.batch_decode([s.text_ids for s in samples])
-        for name in GOLD:
-            rows[name] = float("nan")
-        if self.gold is not None:
-            golds = [self.gold(p, t) for p, t in zip(self.prompt_table.prompt, texts, strict=True)]
-            rows["gold"], rows["gold_helpful"] = [g.total for g in golds], [g.helpful for g in golds]
-            rows["gold_harmless"] = [g.harmless for g in golds]
+        rows = rows.assign(**self.measures.gold(samples, list(self.prompt_table.prompt), texts))
         for i in range(min(N_SAMPLES_SHOWN, len(texts))):
             shown = {"step": step, "prompt_id": int(rows.prompt_id[i]), "prompt": self.prompt_table.prompt[i]}
             shown |= {
@@ -142,6 +168,6 @@ class Evaluator:
                 "score_train": float(rows.score_train[i]),
                 "score_test": float(rows.score_test[i]),
             }
-            shown["gold"] = None if self.gold is None else float(rows.gold[i])
+            shown["gold"] = None if pd.isna(rows.gold[i]) else float(rows.gold[i])
             self.sample_lines.append(json.dumps(shown, ensure_ascii=False, allow_nan=False) + "\n")
         return rows

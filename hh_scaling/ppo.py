@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hh_scaling.configs import PPOConfig, checkpoint_name
+from hh_scaling.data import gold_scorer
 from hh_scaling.losses import (
     gae,
     kl_k1,
@@ -33,13 +34,12 @@ from hh_scaling.models import (
     describe,
     forward_flops,
     load_causal_lm,
-    load_from_stage,
     load_tokenizer,
     micro_batches,
     set_up,
 )
 from hh_scaling.pairs import encode
-from hh_scaling.policy_eval import Evaluation, Evaluator
+from hh_scaling.policy_eval import Evaluation, Evaluator, Measures
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json
 from hh_scaling.rollout import (
@@ -54,7 +54,7 @@ from hh_scaling.rollout import (
     sampling_copy,
     score_responses,
 )
-from hh_scaling.scorers import PMScorer, stream_seed
+from hh_scaling.scorers import ForeignPMScorer, PMScorer, load_pm_scorer, stream_seed
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import (
     Stopwatch,
@@ -74,7 +74,7 @@ class Trainer:
     policy: PreTrainedModel
     value_head: nn.Linear
     reference: PreTrainedModel
-    train_pm: PMScorer
+    train_pm: PMScorer | ForeignPMScorer
     tokenizer: Any
     stop: StopText
     prompts: list[list[int]]
@@ -116,6 +116,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
         "final": last.metrics,
         "reached": reached,
         "note": diverged,
+        **evaluator.measures.describe(),
     }
     return StageResult(summary, "diverged" if diverged else "done")
 
@@ -129,23 +130,28 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     value_head = nn.Linear(policy.config.hidden_size, 1).to(compute.device)
     nn.init.zeros_(value_head.weight)
     nn.init.zeros_(value_head.bias)
-    pms = {}
-    for role in ("pm_train", "pm_test"):
-        model = load_from_stage(AutoModelForSequenceClassification, parents[role], compute=compute).requires_grad_(
-            False
-        )
-        pms[role] = PMScorer(model, load_tokenizer(parents[role]), tokenizer, compute, context.out)
+    measures = load_measures(config, context, tokenizer)
     check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")
     prompts = encode_prompts(tokenizer, list(table[table.split == "train"].prompt), training.max_prompt_tokens)
     stop = StopText(tokenizer, policy.config.vocab_size, end_tokens(tokenizer, policy))
-    trainer = Trainer(config, policy, value_head, reference, pms["pm_train"], tokenizer, stop, prompts, context.out)
+    train_pm = measures.pms["pm_train"]
+    trainer = Trainer(config, policy, value_head, reference, train_pm, tokenizer, stop, prompts, context.out)
     held_out = table[table.split == "held_out"].head(training.n_eval_prompts)
     evaluator = Evaluator(
         config, tokenizer, stop, held_out, encode_prompts(tokenizer, list(held_out.prompt), training.max_prompt_tokens),
-        reference, pms, parents["data"], context.out,
+        reference, measures, context.out,
     )  # fmt: skip
     return trainer, evaluator
+
+
+def load_measures(config: PPOConfig, context: StageContext, tokenizer: Any) -> Measures:
+    """What scores responses: the PMs among the parents, each model loaded once, and the world where it gives gold."""
+    stages = {role: context.parents[role] for role in ("pm_train", "pm_test", "pm_gold") if role in context.parents}
+    folders = dict.fromkeys(stages.values())
+    loaded = {folder: load_pm_scorer(folder, tokenizer, config.compute, context.out) for folder in folders}
+    exact = gold_scorer(context.parents["data"]) if config.world_gold and "pm_gold" not in stages else None
+    return Measures({role: loaded[stage] for role, stage in stages.items()}, stages, exact)
 
 
 def encode_prompts(tokenizer: Any, prompts: list[str], limit: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import BaseConfig, BaseTraining, Compute, SizeSpec
+from hh_scaling.configs import BaseConfig, BaseTraining, Compute, ForeignPMConfig, SizeSpec
 from hh_scaling.estimates import ratio
 from hh_scaling.models import (
     autocast,
@@ -88,7 +88,7 @@ def tuned_note(size: SizeSpec, tokenizer: Any) -> str | None:
     return f"{size.name} was already tuned on instructions or preferences ({reason}): its tax is that of further RLHF"
 
 
-def fetch_model(config: BaseConfig, context: StageContext) -> None:
+def fetch_model(config: BaseConfig | ForeignPMConfig, context: StageContext) -> None:
     """Convert a GGUF file to a folder, or note where the hub's or a local folder's weights are."""
     size, out = config.size, context.out
     if "size.gguf" in context.where:

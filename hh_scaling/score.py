@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from hh_scaling.comparisons import ASSISTANT, HUMAN
@@ -134,7 +136,7 @@ class TextScorer:
         scores: np.ndarray = score_trees(self.scores, chains(self.cut(ids))).squeeze(1).numpy()
         return scores
 
-    def cut(self, ids: list[list[int]]) -> list[list[int]]:
+    def cut(self, ids: Sequence[list[int]]) -> list[list[int]]:
         """Token ids within the model's context; what was too long is counted."""
         self.n_truncated += sum(len(row) > self.max_length for row in ids)
         return [row[-self.max_length :] for row in ids]
@@ -145,21 +147,43 @@ class ForeignScorer(TextScorer):
 
     def prepare(self) -> None:
         self.format = CHAT if self.tokenizer.chat_template else PLAIN
+        self.max_length = min(self.max_length, int(self.tokenizer.model_max_length))
+        self.pad = padding(self.model, self.tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return self.score_ids([self.tokens(text) for text in texts])
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        ids = self.cut([self.tokens(text) for text in texts])
-        scores = np.zeros(len(ids), dtype=np.float32)
-        for group in micro_batches([len(row) for row in ids], self.compute.micro_batch_tokens):
-            rows = {"input_ids": [ids[i] for i in group]}
-            batch = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt")
+    def score_ids(self, ids: Sequence[list[int]]) -> np.ndarray:
+        """(n,) scores of token ids with the model's own marks, by its own forward pass."""
+        kept = self.cut(ids)
+        scores = np.zeros(len(kept), dtype=np.float32)
+        budget = self.compute.micro_batch_tokens if self.pad is not None else 1  # without padding each goes alone
+        for group in micro_batches([len(row) for row in kept], budget):
+            rows = [torch.tensor(kept[i]) for i in group]
+            tokens, mask = (
+                pad_sequence(side, batch_first=True, padding_value=fill).to(self.compute.device)
+                for side, fill in ((rows, self.pad or 0), ([torch.ones_like(row) for row in rows], 0))
+            )
             with autocast(self.compute):
-                logits = self.model(
-                    input_ids=batch["input_ids"].to(self.compute.device),
-                    attention_mask=batch["attention_mask"].to(self.compute.device),
-                ).logits
+                logits = self.model(input_ids=tokens, attention_mask=mask).logits
             scores[group] = logits[:, 0].float().cpu().numpy()
         return scores
+
+    @cached_property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and after a text of its own accord."""
+        plain, marked = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        before = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        return marked[:before], marked[before + len(plain) :]
+
+    def cut(self, ids: Sequence[list[int]]) -> list[list[int]]:
+        """Token ids within the model's context; what was too long loses its beginning, but for the mark before it."""
+        before, _ = self.marks
+        n = len(before)
+        whole = [n > 0 and row[:n] == before for row in ids]
+        kept = super().cut(ids)
+        return [before + row[n:] if marked and len(row) > n else row for row, marked in zip(kept, whole, strict=True)]
 
     def tokens(self, text: str) -> list[int]:
         """A transcript by the model's chat template, or as plain text where it has none."""
@@ -169,6 +193,10 @@ class ForeignScorer(TextScorer):
         messages = messages_of(text)
         if not messages:
             raise DataError(f"a text starts with {text[:20]!r}; expected {HUMAN!r} first, for the chat template")
+        return self.chat_tokens(messages)
+
+    def chat_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """Chat messages by the model's template."""
         chat: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
         return chat
 
@@ -192,19 +220,45 @@ def messages_of(transcript: str) -> list[dict[str, str]]:
     return messages
 
 
-def load_scorer(pm: str, compute: Compute) -> TextScorer:
+def last_turn(prompt: str, response: str) -> list[dict[str, str]]:
+    """Chat messages of a prompt and the whole response as one turn, whatever marks a policy put into it.
+
+    A prompt that lost its beginning starts at its first whole turn, or as a turn where none is whole.
+    """
+    start = prompt.find(HUMAN)
+    messages = messages_of(prompt[start:] if start >= 0 else f"{HUMAN} {prompt}")
+    if messages[-1]["role"] == "assistant":  # the open turn at the prompt's end
+        messages.pop()
+    return [*messages, {"role": "assistant", "content": response.strip()}]
+
+
+def padding(model: PreTrainedModel, tokenizer: Any) -> int | None:
+    """The id that a classifier passes over at the end of a row; None where it would score padding like text.
+
+    Its own, even where that is the end token: then it scores the token before the end, padded or not.
+    """
+    config = model.config.get_text_config()
+    if config.pad_token_id is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        config.pad_token_id = tokenizer.pad_token_id
+    known: int | None = config.pad_token_id
+    return known
+
+
+def load_scorer(pm: str, compute: Compute, **options: Any) -> TextScorer:
     """The scorer of a stage's folder, of its model folder, or of a foreign folder or hub name.
 
-    ModelError when it is no sequence classifier with one label.
+    Options: revision, trust_remote_code. ModelError when it is no sequence classifier with one label.
     """
     folder, own = own_folder(pm)
-    model = load_pretrained(AutoModelForSequenceClassification, folder, new_head=False)
+    model = load_pretrained(AutoModelForSequenceClassification, folder, new_head=False, **options)
     if model.config.num_labels != 1:
         raise ModelError(f"{pm}: a classifier with {model.config.num_labels} labels, needed: one with a single score")
-    tokenizer = with_pad_token(AutoTokenizer.from_pretrained(folder))
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return (TextScorer if own else ForeignScorer)(model.to(compute.device), tokenizer, compute)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{pm}: no tokenizer that can be loaded ({str(error).strip().splitlines()[0]})") from error
+    model = model.to(compute.device)
+    return TextScorer(model, with_pad_token(tokenizer), compute) if own else ForeignScorer(model, tokenizer, compute)
 
 
 def own_folder(pm: str) -> tuple[str, bool]:

@@ -17,8 +17,8 @@ import numpy as np
 from hh_scaling.comparisons import Comparison, first_human_turn
 from hh_scaling.inputs import DataError
 
-SPLITS = ("train", "test", "held_out")
-TRAIN, TEST, HELD_OUT = range(3)
+SPLITS = ("train", "test", "held_out", "gold")
+TRAIN, TEST, HELD_OUT, GOLD = range(4)
 DUPLICATE = "duplicate"
 OVER_LIMIT = "over_max_held_out"
 Codes = np.ndarray  # one unsigned 64-bit number a row
@@ -42,19 +42,22 @@ def seeded_code(seed: int, *parts: str) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def split_of(conversation: str, held_out_fraction: float, seed: int) -> int:
-    """TRAIN, TEST or HELD_OUT: a function of the conversation and the seed, whatever other rows there are."""
+def split_of(conversation: str, held_out_fraction: float, seed: int, gold_fraction: float = 0.0) -> int:
+    """TRAIN, TEST, HELD_OUT or GOLD: a function of the conversation and the seed, whatever other rows there are."""
     place = seeded_code(seed, "split", conversation) / 2**64
     if place < held_out_fraction:
         return HELD_OUT
-    return TRAIN if place < held_out_fraction + (1 - held_out_fraction) / 2 else TEST
+    taken = held_out_fraction + gold_fraction
+    if place < taken:
+        return GOLD
+    return TRAIN if place < taken + (1 - taken) / 2 else TEST
 
 
 @dataclass(frozen=True)
 class SplitPlan:
     """What becomes of each row that came in; all arrays have one element a row."""
 
-    split: np.ndarray  # TRAIN, TEST or HELD_OUT
+    split: np.ndarray  # TRAIN, TEST, HELD_OUT or GOLD
     kept: np.ndarray  # bool
     order: np.ndarray  # rank within the split among the kept rows, from 0; -1 where not kept
     new_prompt: np.ndarray  # bool: the first kept row of its split with this prompt
@@ -66,8 +69,8 @@ class SplitPlan:
 class SplitIndex:
     """The numbers that the split needs of every comparison, 56 bytes a row."""
 
-    def __init__(self, seed: int, held_out_fraction: float) -> None:
-        self.seed, self.held_out_fraction = seed, held_out_fraction
+    def __init__(self, seed: int, held_out_fraction: float, gold_fraction: float = 0.0) -> None:
+        self.seed, self.held_out_fraction, self.gold_fraction = seed, held_out_fraction, gold_fraction
         self.tranches: list[str] = []
         self._content, self._order, self._conversation = array("Q"), array("Q"), array("Q")
         self._prompt, self._transcript = array("Q"), array("Q")
@@ -75,6 +78,11 @@ class SplitIndex:
 
     def __len__(self) -> int:
         return len(self._content)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts, each at the place of its number."""
+        return SPLITS if self.gold_fraction else SPLITS[:GOLD]
 
     def add(self, row: Comparison, conversation: str) -> None:
         """Take note of the next row."""
@@ -87,7 +95,7 @@ class SplitIndex:
         self._conversation.append(int(conversation, 16))
         self._prompt.append(seeded_code(self.seed, "prompt", row.prompt))
         self._transcript.append(seeded_code(self.seed, "transcript", row.prompt, row.chosen))
-        self._split.append(split_of(conversation, self.held_out_fraction, self.seed))
+        self._split.append(split_of(conversation, self.held_out_fraction, self.seed, self.gold_fraction))
         self._tranche.append(self._tranche_code(row.tranche))
         self._longer.append(_half_if_equal(len(row.chosen), len(row.rejected)))
         self._p_chosen.append(float("nan") if row.p_chosen is None else row.p_chosen)
@@ -98,7 +106,7 @@ class SplitIndex:
         return self.tranches.index(name)
 
     def plan(self, max_held_out: int | None, drop_duplicates: bool) -> SplitPlan:
-        """What is kept, and in which order; DataError when one of the three parts is left without a comparison."""
+        """What is kept, and in which order; DataError when one of the parts is left without a comparison."""
         split = np.asarray(self._split)
         new = first_of_each(np.asarray(self._content))
         kept = new.copy() if drop_duplicates else np.ones(len(self), dtype=bool)
@@ -136,13 +144,15 @@ class SplitIndex:
         return held_out & np.isin(conversations, np.array(chosen, dtype=np.uint64))
 
     def _require_all_parts(self, split: np.ndarray) -> None:
-        counts = np.bincount(split, minlength=len(SPLITS))
+        counts = np.bincount(split, minlength=len(self.parts))
         if not counts.all():
             n_conversations = len(np.unique(np.asarray(self._conversation)))
-            parts = ", ".join(f"{name} {n}" for name, n in zip(SPLITS, counts, strict=True))
+            found = ", ".join(f"{name} {n}" for name, n in zip(self.parts, counts, strict=True))
+            fractions = f"held_out_fraction {self.held_out_fraction}"
+            fractions += f", gold_fraction {self.gold_fraction}" if self.gold_fraction else ""
             raise DataError(
-                f"comparisons: a part is empty ({parts}, from {n_conversations} conversations, held_out_fraction "
-                f"{self.held_out_fraction}); expected at least one comparison in each"
+                f"comparisons: a part is empty ({found}, from {n_conversations} conversations, {fractions}); "
+                "expected at least one comparison in each"
             )
 
 

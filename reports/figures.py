@@ -40,11 +40,11 @@ FIGURES: tuple[FigureSpec, ...] = (
         name="gold-sqrt-kl",
         section="frontier",
         title="Gold score against √KL",
-        caption="The exact score that preference models only approximate, as a change from the start; each line is a "
-        "run, with 95 % intervals over prompts. Stars, only at sizes whose gold score falls by the rule given "
-        "under 'How it was measured', mark each run's peak: the middle of three successive checkpoints with "
-        "the highest mean.",
-        why_empty="the study has no gold score: nobody but a preference model judged the responses.",
+        caption="The score that stands in for people, as a change from the start; what gave it, and whether it is the "
+        "truth, is said under 'How it was measured'. Each line is a run, with 95 % intervals over prompts. Stars, only "
+        "at sizes whose gold score falls by the rule given there, mark each run's peak: the middle of three successive "
+        "checkpoints with the highest mean.",
+        why_empty="the study has no gold score: nobody but the train and the test PM judged the responses.",
         table=frontier_figures.gold_table,
         draw=frontier_figures.draw_gold,
         columns=3,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.formats import format_count, format_estimate, format_interval, format_number, join_words, plural
+from reports.gold_source import gold_caveat
 from reports.results import has_value, rows_of
 from reports.tax_figures import by_place
 
@@ -70,6 +71,7 @@ def gold_headline(results: Row) -> Headline | None:
     n = join_words([f"{n:,}" for n in sorted({row["gold_fall"]["n"] for row in rows})])
     detail = f"sizes at which the gold score falls measurably from its peak to the end (n={n} prompts a run)"
     lines = [f"{row['model']} ({plural(row['n_runs'], 'run')}): {gold_words(row)}" for row in rows]
+    lines += [caveat] if (caveat := gold_caveat(results)) else []
     return Headline("Over-optimisation against the gold score", f"{len(falls)} of {len(rows)}", detail, lines)
 
 

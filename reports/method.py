@@ -9,6 +9,7 @@ from typing import Any
 from analysis.rate_check import RATE_RULE
 from reports.formats import format_estimate, format_number, join_words, plural
 from reports.frontier_figures import unresolved
+from reports.gold_source import gold_sentence, scorer_sentences
 from reports.results import has_value, rows_of, usable
 
 Row = Mapping[str, Any]
@@ -107,7 +108,7 @@ def method_sentences(results: Row) -> list[str]:
             "fitted to checkpoints whose KL is at least two standard errors. With fewer than three runs at a size the "
             "slopes' spread between runs is averaged over sizes, taken as alike although their PMs' units differ."
         )
-        lines.append(_gold_rule(results))
+        lines += [_gold_rule(results), gold_sentence(results), *scorer_sentences(results)]
     if rows_of(results, "tax"):
         lines.append(_tax(results))
     lines.append(
@@ -135,6 +136,12 @@ def _further(results: Row) -> list[str]:
             "A comparison counts as helpful or harmless by the start of its tranche's name. Mixtures have the same "
             "number of comparisons in all; weights apply to the data as they come. The mean accuracy gives both kinds "
             "one half whatever their numbers."
+        )
+    if rows_of(results, "pm_probes"):
+        lines.append(
+            "Probes are files of comparisons that finished preference models of the train half, trained on the largest "
+            "number, are also judged on. Comparisons with the same first question are one cluster, which every run "
+            "meets; slopes with size are fitted to all sizes together by generalised least squares."
         )
     if rows_of(results, "rate_check"):
         lines.append(f"Learning rates, the verdict on the rule. {RATE_RULE[0].upper()}{RATE_RULE[1:]}")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from reports import pm_data_figures, pm_figures, pm_mixing_figures, pm_score_figures, rate_figures
+from reports import (
+    pm_data_figures,
+    pm_figures,
+    pm_mixing_figures,
+    pm_probe_figures,
+    pm_score_figures,
+    rate_figures,
+)
 from reports.figure_spec import FigureSpec
 
 PM_FIGURES: tuple[FigureSpec, ...] = (
@@ -93,6 +100,33 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         why_empty="no preference model was scored on enough held-out comparisons.",
         table=pm_score_figures.scores_table,
         draw=pm_score_figures.draw_scores,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-05-pm-probes",
+        section="scores",
+        title="Preference-model accuracy on probes",
+        caption="After the left of figure 5 of Bai et al. (2022). Comparisons besides the held-out part, from files "
+        "that the study names, by the category of their rows; n counts comparisons. Means over the runs of the "
+        "preference models trained on the largest number of comparisons, with 95 % intervals; comparisons about "
+        "one question are one cluster. Dotted: always taking the longer response.",
+        why_empty="the study names no probes.",
+        table=pm_probe_figures.probes_table,
+        draw=pm_probe_figures.draw_probes,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-10-pm-margins",
+        section="scores",
+        title="Margins of the largest preference model on probes",
+        caption="After the left of figure 10 of Bai et al. (2022). Score of the chosen response minus that of the "
+        "rejected one, all runs of the largest size together; n counts comparisons, of which each run judges all. "
+        "A margin of 1 stands for odds of e : 1 in a calibrated model.",
+        why_empty="the study names no probes.",
+        table=pm_probe_figures.margins_table,
+        draw=pm_probe_figures.draw_margins,
         columns=3,
         optional=True,
     ),

@@ -21,9 +21,9 @@ def data_tables(results: Row) -> list[HtmlTable]:
 
 
 def score_tables(results: Row) -> list[HtmlTable]:
-    """Turns, calibration, both scores high, and the two halves' agreement; only tables that have rows."""
+    """Turns, calibration, both scores high, the two halves' agreement, and probes; only tables that have rows."""
     tables = (turns_table(results), calibration_table(results), floor_table(results), agreement_table(results))
-    return _with_rows(*tables)
+    return _with_rows(*tables, probes_table(results))
 
 
 def mixing_tables(results: Row) -> list[HtmlTable]:
@@ -154,6 +154,24 @@ def agreement_table(results: Row) -> HtmlTable:
     head = ["model", "seed", "comparisons", "prefer the same response", "correlation of score differences", "note"]
     caption = "Agreement of the two halves' preference models on held-out comparisons"
     return HtmlTable(caption, head, rows, wide=(5,), numbers=(2,))
+
+
+def probes_table(results: Row) -> HtmlTable:
+    """Accuracy on comparisons besides the held-out part, against always taking the longer response."""
+    rows = [
+        [
+            str(row["model"]),
+            str(row["probe"]),
+            str(row["category"]),
+            format_estimate(row["accuracy"]),
+            format_estimate(row["length_accuracy"]),
+            _difference(row.get("accuracy_minus_length")),
+            _note(row),
+        ]
+        for row in rows_of(results, "pm_probes")
+    ]
+    head = ["model", "probe", "category", "accuracy", "the longer one wins", "accuracy minus that", "note"]
+    return HtmlTable(f"Accuracy on probes ({POWER})", head, rows, wide=(6,))
 
 
 # ---------------------------------------------------------------- mixtures, weights

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import method, pm_sentences, pm_tables, rate_sentences, result_tables, sentences, tables, tax_sentences
+from reports import (
+    method,
+    pm_probe_sentences,
+    pm_sentences,
+    pm_tables,
+    rate_sentences,
+    result_tables,
+    sentences,
+    tables,
+    tax_sentences,
+)
 from reports.figure_spec import Section
 from reports.figures import FIGURES
 from reports.formats import format_number, join_words
@@ -116,7 +126,7 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "scores",
             "How preference models score",
-            sentences=pm_sentences.score_sentences(results),
+            sentences=[*pm_sentences.score_sentences(results), *pm_probe_sentences.probe_sentences(results)],
             figures=shown("scores"),
             tables=pm_tables.score_tables(results),
         ),

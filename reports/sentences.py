@@ -13,6 +13,7 @@ from reports.formats import (
     join_words,
     plural,
 )
+from reports.gold_source import gold_caveat
 from reports.headlines import gold_words, largest_pm_cell, pms_of_cell
 from reports.results import (
     data_fit,
@@ -167,7 +168,8 @@ def frontier_sentences(results: Row) -> list[str]:
         return ["The study has no policy with evaluations, so this section is empty."]
     lines = [_runs_sentence(rows)]
     lines += [_straightness(results, score, name) for score, name in (("score_train", "train"), ("score_test", "test"))]
-    return [line for line in [*lines, _parting_sentence(results), _gold_sentence(results)] if line]
+    gold = f"{_gold_sentence(results)} {gold_caveat(results)}".rstrip()
+    return [line for line in [*lines, _parting_sentence(results), gold] if line]
 
 
 def _runs_sentence(rows: list[dict[str, Any]]) -> str:

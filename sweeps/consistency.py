@@ -9,6 +9,7 @@ from hh_scaling.configs import checkpoint_name
 from hh_scaling.shapes import shape_for
 from hh_scaling.tasks import TaskError, own_task
 from sweeps.load import KeyPath, nearest
+from sweeps.scoring import gold_source, lacks_own, scoring_problems
 from sweeps.study import BaseSection, PMSection, PPOSection, Study
 from sweeps.variants import largest_count, other_rates
 
@@ -55,8 +56,11 @@ def data_problems(study: Study) -> Found:
         yield ("data",), f"comparisons come from {found} (allowed: one of data.path, data.hub, world; {example})"
     if data.held_out_fraction >= 1 or data.held_out_fraction <= 0:
         yield ("data", "held_out_fraction"), f"is {data.held_out_fraction} (allowed: above 0 and below 1)"
+    elif data.gold_fraction >= 1 - data.held_out_fraction:
+        left = f"below {1 - data.held_out_fraction:g}, what the held-out part leaves"
+        yield ("data", "gold_fraction"), f"is {data.gold_fraction} (allowed: {left})"
     elif world is not None and study.pm is not None:
-        half = int(world.n_comparisons * (1 - data.held_out_fraction) / 2)
+        half = int(world.n_comparisons * (1 - data.held_out_fraction - data.gold_fraction) / 2)
         for i, n in enumerate(study.pm.n_comparisons):
             if n is not None and n > half * 1.02:
                 yield ("pm", "n_comparisons", i), f"is {n} (allowed: about {half}, half of what the world makes)"
@@ -126,35 +130,17 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         for i, name in enumerate(chosen or ()):
             if name not in names:
                 yield (section, "sizes", i), f"is '{name}' (allowed: {', '.join(names)}{nearest(name, names)})"
-    if ppo is None:
+    yield from scoring_problems(study, names)
+    if ppo is None or lacks_own(study):
         return
-    if pm is None:
-        yield ("ppo",), "needs preference models, but pm is null"
-        return
-    if pm.halves == "train":
-        yield ("pm", "halves"), "is train, but ppo needs those of the test half too (allowed: both; --set ppo=null)"
-    yield from ppo_problems(ppo, list(pm.sizes or names), names)
+    if ppo.minibatch_size > ppo.batch_size:
+        yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
     if study.benchmarks is not None:
         kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
         for i, at in enumerate(study.benchmarks.at):
             if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
                 wanted = at.removeprefix("sqrt_kl=")
                 yield ("benchmarks", "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
-
-
-def ppo_problems(ppo: PPOSection, scored: list[str], names: list[str]) -> Found:
-    """Policies without a preference model to score them."""
-    if ppo.minibatch_size > ppo.batch_size:
-        yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
-    if ppo.pm not in ("same", "largest", *scored):
-        allowed = ["same", "largest", *scored]
-        yield ("ppo", "pm"), f"is '{ppo.pm}' (allowed: {', '.join(allowed)}{nearest(ppo.pm, allowed)})"
-    without = [name for name in ppo.sizes or names if name in names and name not in scored]
-    if ppo.pm == "same" and without:
-        yield (
-            ("ppo", "pm"),
-            f"is same, but pm.sizes leaves out {', '.join(without)} (allowed: largest, {', '.join(scored)})",
-        )
 
 
 def task_problems(study: Study) -> Found:
@@ -175,6 +161,8 @@ def task_problems(study: Study) -> Found:
 
 def oddities(study: Study) -> Iterator[str]:
     """What is allowed but probably not meant, one line each."""
+    if study.data.gold_fraction and gold_source(study) != "largest":
+        yield "data.gold_fraction: keeps comparisons that nothing is trained on; --set ppo.gold=largest uses them"
     cores = os.cpu_count() or 1
     sections = [study, study.base, study.reference, study.pm, study.ppo, study.benchmarks, *study.sizes]
     wanted = max((s.compute.threads or 0 for s in sections if s is not None), default=0)

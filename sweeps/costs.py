@@ -16,6 +16,7 @@ from hh_scaling.configs import (
     BenchmarkConfig,
     Compute,
     DataConfig,
+    ForeignPMConfig,
     PMConfig,
     PPOConfig,
     ReferenceConfig,
@@ -56,7 +57,8 @@ class Sizing:
     """What costs depend on besides the stage's configuration."""
 
     shape: ModelShape
-    scorer: ModelShape  # of the preference models, which may be of another size
+    scorer: ModelShape  # of the train preference model, which may be of another size
+    followers: tuple[ModelShape, ...]  # of those that score evaluations alone: test, gold
     n_pairs: float  # in a half, where a stage takes all
     n_held_out: float  # comparisons
 
@@ -175,6 +177,12 @@ def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
     )
 
 
+def foreign_pm_cost(config: ForeignPMConfig, sizing: Sizing) -> Cost:
+    """Fetching and loading a model that exists."""
+    size = 4.0 * sizing.shape.n_params_total
+    return Cost(memory_bytes=PROCESS_BYTES + size, fixed_seconds=3 + size / 4e7)
+
+
 def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     """Sampling, scoring and training of every rollout, and the evaluations."""
     shape, pm, training = sizing.shape, sizing.scorer, config.training
@@ -186,12 +194,13 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     policy = length * forward(shape, length / 2, logits=False) + logits
     scoring = length * forward(pm, length / 2, logits=False)
     trained = training.n_updates * training.batch_size * training.n_epochs
+    following = sum(length * forward(other, length / 2, logits=False) for other in sizing.followers)
     # A rollout: sampling, the policy's and the reference's log-probabilities, and the train PM; an evaluation also
-    # the test PM. Training: three passes an epoch.
-    flops = rollouts * (3 * policy + scoring) + n_evals * training.n_eval_prompts * scoring + 3 * trained * policy
+    # the test and the gold PM. Training: three passes an epoch.
+    flops = rollouts * (3 * policy + scoring) + n_evals * training.n_eval_prompts * following + 3 * trained * policy
     sampling_steps = (training.n_updates + n_evals) * (training.max_response_tokens + 2)
     micro = config.compute.micro_batch_tokens
-    models = 4.0 * shape.n_params_total * 2 + 2 * 4.0 * pm.n_params_total
+    models = 4.0 * (shape.n_params_total * 2 + sum(other.n_params_total for other in (pm, *sizing.followers)))
     return Cost(
         tokens=rollouts * response + trained * length,
         flops=flops,
@@ -227,6 +236,7 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "BaseConfig": base_cost,
     "ReferenceConfig": reference_cost,
     "PMConfig": pm_cost,
+    "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,
     "BenchmarkConfig": benchmark_cost,
 }

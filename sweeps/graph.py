@@ -13,6 +13,8 @@ from hh_scaling.configs import (
     Compute,
     Config,
     DataConfig,
+    ForeignPMConfig,
+    Half,
     PMConfig,
     PMTraining,
     PPOConfig,
@@ -22,13 +24,14 @@ from hh_scaling.configs import (
     SizeSpec,
 )
 from hh_scaling.stages import KINDS
-from sweeps.check import LoadedStudy
+from sweeps.check import LoadedStudy, made_name
 from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
-from sweeps.load import StudyError
+from sweeps.load import KeyPath, StudyError
 from sweeps.machines import native_dtype
+from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
-from sweeps.study import ComputeChoice, Study
+from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
 from sweeps.variants import PMVariant, at_rate, largest_count, other_rates, pm_variants, rate_slug
 
 T = TypeVar("T", bound=Config)
@@ -51,6 +54,9 @@ def resolved_study(loaded: LoadedStudy) -> dict[str, Any]:
     values = loaded.study.model_dump(mode="json")
     for entry, name in zip(values["sizes"], loaded.size_names, strict=True):
         entry["name"] = name
+    source = gold_source(loaded.study)
+    if values["ppo"] is not None and source != "foreign":
+        values["ppo"]["gold"] = None if source is None else values["ppo"]["gold"] | {"source": source}
     return values | {"name": loaded.name}
 
 
@@ -66,6 +72,7 @@ class Expansion:
         self.sizes: dict[str, SizeSpec] = {}
         self.size_where: dict[str, dict[str, str]] = {}
         self.chosen: dict[str, ComputeChoice] = {}
+        self.probes, self.probes_where = inputs.probes()
 
     def run(self) -> Graph:
         """The whole graph, parents before children."""
@@ -141,6 +148,7 @@ class Expansion:
             comparisons=None if world is not None else self.inputs.comparisons(),
             text=None if world is not None else self.inputs.text(),
             held_out_fraction=section.held_out_fraction,
+            gold_fraction=section.gold_fraction,
             max_held_out=section.max_held_out,
             split_seed=section.split_seed,
         )
@@ -197,9 +205,11 @@ class Expansion:
             harmless_weight=variant.harmless_weight,
             training=training.model_copy(update={"eval_at": variant.eval_at}),
             compute=self.compute(section.compute, name),
+            probes=self.probes if variant.probed else (),
         )
         parents = {"data": self.made["data",], "base": self.base(name, seed)}
-        return self.stage("pm", f"pm-{name}-s{seed}-{variant.slug}", config, parents)
+        where = self.probes_where if variant.probed else {}
+        return self.stage("pm", f"pm-{name}-s{seed}-{variant.slug}", config, parents, where=where)
 
     def add_reference(self, name: str, seed: int) -> Stage | None:
         """The reference of the chain of ``seed``; None where the base itself is the reference."""
@@ -223,13 +233,12 @@ class Expansion:
         reference = self.add_reference(name, seed)
         if section is None or name not in (section.sizes or self.names):
             return
-        scorer = self.scoring_size(name)
-        pm_seed = self.seed_of("pm", seed, scorer)
         parents = {
             "data": self.made["data",],
             "policy": reference or self.base(name, seed),
-            "pm_train": self.made["pm", scorer, pm_seed, "train"],
-            "pm_test": self.made["pm", scorer, pm_seed, "test"],
+            "pm_train": self.scorer(section.pm, "train", name, seed),
+            "pm_test": self.scorer(choice_for_test(section), "test", name, seed),
+            **self.gold(),
         }
         for factor in (1.0, *other_rates(section)):
             config = PPOConfig(
@@ -237,19 +246,53 @@ class Expansion:
                 seed=seed,
                 training=at_rate(pick(section, PPOTraining), factor),
                 compute=self.compute(section.compute, name),
+                world_gold=self.study.world is None or gold_source(self.study) == "world",
             )
             policy = self.stage("ppo", f"ppo-{name}-s{seed}{rate_slug(factor)}", config, parents)
             self.add(("ppo", name, seed) if factor == 1 else None, policy)
 
-    def scoring_size(self, name: str) -> str:
-        """The size whose preference models score the policies of size ``name``."""
-        assert self.study.ppo is not None and self.study.pm is not None
-        if self.study.ppo.pm == "same":
-            return name
-        if self.study.ppo.pm != "largest":
-            return self.study.ppo.pm
+    def scorer(self, choice: PMChoice, half: Half, name: str, seed: int) -> Stage:
+        """The preference model of that half which scores the policies of size ``name``."""
+        if choice.is_foreign:
+            return self.foreign(("ppo", "pm" if half == "train" else "test_pm"), choice)
+        size = name if choice.size in (None, "same") else self.largest() if choice.size == "largest" else choice.size
+        assert size is not None
+        return self.made["pm", size, self.seed_of("pm", seed, size), half]
+
+    def largest(self) -> str:
+        """The largest of the sizes that have preference models."""
+        assert self.study.pm is not None
         scored = self.study.pm.sizes or self.names
         return max(scored, key=lambda size: (self.n_params(size), self.names.index(size)))
+
+    def gold(self) -> dict[str, Stage]:
+        """The preference model, shared by all policies, whose score is the gold score: none or one."""
+        source = gold_source(self.study)
+        if source == "foreign":
+            assert self.study.ppo is not None and self.study.ppo.gold is not None
+            return {"pm_gold": self.foreign(("ppo", "gold"), self.study.ppo.gold)}
+        if source != "largest":
+            return {}
+        key = ("pm", self.largest(), self.study.seeds[0], "gold")
+        if key not in self.made:
+            self.add(key, self.pm(*key[1:3], PMVariant(n_comparisons=None, half="gold")))
+        return {"pm_gold": self.made[key]}
+
+    def foreign(self, key: KeyPath, choice: ForeignChoice) -> Stage:
+        """The stage that finds and tries the classifier which that key of the study names."""
+        if ("foreign_pm", key) not in self.made:
+            digest, where = self.inputs.classifier(key, choice)
+            name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
+            size = SizeSpec(
+                name=name,
+                hub=choice.hub,
+                revision=choice.revision,
+                weights_sha256=digest,
+                trust_remote_code=choice.trust_remote_code,
+            )
+            stage = self.stage("foreign_pm", f"foreign-pm-{name}", ForeignPMConfig(size=size), {}, where=where)
+            self.add(("foreign_pm", key), stage)
+        return self.made["foreign_pm", key]
 
     def n_params(self, name: str) -> int:
         """Non-embedding parameters of a size; 0 where they are not known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from hh_scaling.records import config_hash, file_sha256
 from hh_scaling.tasks import needed_files
 from sweeps.check import LoadedStudy
 from sweeps.load import KeyPath
-from sweeps.study import PMSection, SizeEntry
+from sweeps.study import ForeignChoice, PMSection, SizeEntry
 from sweeps.variants import largest_count
 
 UNKNOWN = "0" * 64  # the hash of a file that is not there, in a plan that may lack files
@@ -113,6 +114,26 @@ class Inputs:
             include_transcripts=section.include_transcripts,
         )
 
+    def probes(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
+        """The files that preference models are also judged on, and where they are; each is read, so that a bad row is a
+        problem before anything runs."""
+        values, key = self.loaded.study.pm.probes if self.loaded.study.pm is not None else (), ("pm", "probes")
+        if not values:
+            return (), {}
+        from hh_scaling.probes import probe_name, read_probe  # pandas is slow to import
+
+        own = Inputs(self.loaded, self.may_lack_files)  # their names are apart from those of the comparisons
+        found = own.files(key, values, COMPARISON_SUFFIXES)
+        names = [probe_name(known.path.name) for known in found]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.complain(key, f"two files are called {name}, which tables would call both")
+        for known in found:
+            try:
+                read_probe(known.path)
+            except DataError as error:
+                self.complain(key, error)
+        return own.know(key, found), own.where
+
     def benchmarks(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
         """The files that the study's local tasks read, and where they are; a problem for each that is missing."""
         section, key = self.loaded.study.benchmarks, ("benchmarks", "path")
@@ -146,6 +167,19 @@ class Inputs:
             self.complain(("sizes", index, "path" if entry.path is not None else "gguf"), error)
             return UNKNOWN, {}
         return None, {}
+
+    def classifier(self, key: KeyPath, choice: ForeignChoice) -> tuple[str | None, dict[str, str]]:
+        """The same of a foreign preference model, which must have one label; its chat template is part of it."""
+        if choice.path is None:
+            return None, {}
+        try:
+            folder = self.resolve((*key, "path"), choice.path)
+            digest = folder_sha256(folder, (*TOKENIZER_FILES, "chat_template*"))
+            require_one_label(folder)
+        except DataError as error:
+            self.complain((*key, "path"), error)
+            return UNKNOWN, {}
+        return digest, {"size.path": str(folder.resolve())}
 
 
 @dataclass(frozen=True)
@@ -183,7 +217,18 @@ def cached_input_file(path: Path, root: Path) -> InputFile:
     return input_file(path, root)
 
 
-def folder_sha256(folder: Path) -> str:
+def require_one_label(folder: Path) -> None:
+    """DataError unless the folder's configuration is that of a classifier with one label."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        n_labels = len(config["id2label"]) if "id2label" in config else int(config.get("num_labels", 2))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{folder}: config.json cannot be read; expected a Hugging Face model folder") from error
+    if n_labels != 1:
+        raise DataError(f"{folder}: {n_labels} labels by its config.json; expected a sequence classifier with one")
+
+
+def folder_sha256(folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> str:
     """One hash of a Hugging Face folder's weights, configuration and tokenizer; DataError when it has no weights."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a Hugging Face model folder")
@@ -192,7 +237,7 @@ def folder_sha256(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise DataError(f"{folder}: a model folder without weights; expected *.safetensors beside config.json")
-    others = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    others = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return config_hash({path.name: file_sha256(path) for path in {*weights, *others}}, length=64)
 
 

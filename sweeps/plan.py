@@ -63,7 +63,7 @@ def sizing(stage: Stage, graph: Graph) -> Sizing | None:
     shape = model_shape(stage, graph)
     if shape is None:
         return None
-    scorer = graph.get(stage.parents.get("pm_train", ""))
+    scorer, *others = (graph.get(stage.parents.get(role, "")) for role in ("pm_train", "pm_test", "pm_gold"))
     data = next(s for s in graph.values() if s.kind == "data")
     assert isinstance(data.config, DataConfig)
     n_rows = comparisons_in(data.config)
@@ -71,9 +71,17 @@ def sizing(stage: Stage, graph: Graph) -> Sizing | None:
     return Sizing(
         shape=shape,
         scorer=shape if scorer is None else model_shape(scorer, graph) or shape,
-        n_pairs=n_rows * (1 - data.config.held_out_fraction) / 2,
+        followers=tuple(model_shape(pm, graph) or shape for pm in others if pm is not None),
+        n_pairs=n_rows * part_fraction(stage, data.config),
         n_held_out=min(n_held_out, data.config.max_held_out or n_held_out),
     )
+
+
+def part_fraction(stage: Stage, data: DataConfig) -> float:
+    """The share of the comparisons that are in the part which a preference model is trained on."""
+    if getattr(stage.config, "half", None) == "gold":
+        return data.gold_fraction
+    return (1 - data.held_out_fraction - data.gold_fraction) / 2
 
 
 def model_shape(stage: Stage, graph: Graph) -> ModelShape | None:
@@ -82,8 +90,8 @@ def model_shape(stage: Stage, graph: Graph) -> ModelShape | None:
     if not isinstance(size, SizeSpec):
         return None
     tokenizers = [s.config for s in graph.values() if isinstance(s.config, TokenizerConfig)]
-    paths = [s.where for s in graph.values() if s.kind == "base" and s.size == stage.size]
-    where = paths[0] if paths else {}
+    places = [s.where for s in graph.values() if s.kind == "base" and s.size == stage.size]
+    where = stage.where if stage.kind == "foreign_pm" else places[0] if places else {}
     named = size if "size.gguf" not in where else size.model_copy(update={"gguf": where["size.gguf"]})
     return shape_of(named, tokenizers[0].vocab_size if tokenizers else 0, where.get("size.path"))
 

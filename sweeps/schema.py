@@ -21,6 +21,8 @@ def study_schema() -> dict[str, Any]:
     # What a section leaves out of its schedule keeps that section's value.
     definitions["Schedule"].pop("required")
     definitions["SizeEntry"] = {"anyOf": [definitions["SizeEntry"], written({"type": "integer"})]}
+    definitions["PMChoice"] = {"anyOf": [definitions["PMChoice"], {"type": "string"}]}
+    definitions["GoldChoice"] = {"anyOf": [definitions["GoldChoice"], {"enum": ["world", "largest"]}]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hh-scaling study"}
     return head | relaxed(schema) | {"title": "hh-scaling study", "$defs": definitions}
 

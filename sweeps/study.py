@@ -13,6 +13,7 @@ from hh_scaling.configs import (
     Config,
     Dtype,
     Fraction,
+    GoldFraction,
     PMTraining,
     Positive,
     PositiveFloat,
@@ -72,6 +73,7 @@ class DataSection(Config):
     hub: str | None = None  # such as Anthropic/hh-rlhf
     hub_revision: str | None = None
     held_out_fraction: Fraction = 0.12
+    gold_fraction: GoldFraction = 0.0  # of the conversations, taken before the halves, for ppo.gold: largest
     max_held_out: Positive | None = None
     split_seed: int = 0
 
@@ -123,15 +125,57 @@ class PMSection(PMTraining):
     rate_factor: RateFactors = (1.0,)
     helpful_share: tuple[Fraction, ...] = ()  # of the comparisons
     harmless_weight: tuple[PositiveFloat, ...] = ()  # lambda of L_helpful + lambda L_harmless; 1 adds none
+    probes: tuple[str, ...] = ()  # files of comparisons that the train half's largest is also judged on
     sizes: tuple[str, ...] | None = None  # names of the sizes that get one; None: all
     compute: ComputeChoice = ComputeChoice()
+
+
+class ForeignChoice(Config):
+    """A sequence classifier with one label that somebody else trained, from the hub or a folder."""
+
+    shorthand: ClassVar[str]  # the other thing that may be chosen, which a single value means
+
+    name: Name | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether somebody else's model is chosen."""
+        return self.hub is not None or self.path is not None
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that say what is chosen."""
+        return [key for key in (self.shorthand, "hub", "path") if getattr(self, key) is not None]
+
+
+class PMChoice(ForeignChoice):
+    """A preference model: the study's own of some size, or a foreign one."""
+
+    shorthand: ClassVar[str] = "size"
+
+    size: str | None = None  # same (also if nothing is given), largest, or a size's name
+
+
+class GoldChoice(ForeignChoice):
+    """What stands in for people; if nothing is given the world, or nothing where there is none."""
+
+    shorthand: ClassVar[str] = "source"
+
+    # The world's exact score, or the largest size's preference model of the gold part.
+    source: Literal["world", "largest"] | None = None
 
 
 class PPOSection(PPOTraining):
     """Policies; each rate factor but 1 adds a policy without benchmarks."""
 
     rate_factor: RateFactors = (1.0,)
-    pm: str = "same"  # whose score is maximised: of the same size, of the largest, or a size's name
+    pm: PMChoice = PMChoice()  # whose score is maximised: of the same size, of the largest, a size's name, or foreign
+    test_pm: PMChoice | None = None  # whose score is only followed; None: as pm, on the test half
+    gold: GoldChoice | None = GoldChoice()  # None: no gold score
     sizes: tuple[str, ...] | None = None  # names of the sizes that get a policy; None: all
     compute: ComputeChoice = ComputeChoice()
 

@@ -18,6 +18,7 @@ class PMVariant:
     n_comparisons: int | None
     half: Half = "train"
     eval_at: tuple[int, ...] = ()  # pairs seen after which it is scored along its pass
+    probed: bool = False  # whether it is also judged on the section's probes
     rate_factor: float = 1.0
     helpful_share: float | None = None
     harmless_weight: float = 1.0
@@ -52,7 +53,7 @@ def main_variants(section: PMSection) -> list[PMVariant]:
     most = largest_count(section)
     smaller = sorted(n for n in section.n_comparisons if n is not None and n != most)
     along = {most: tuple(smaller)} if section.learning_curve else {}
-    found = [PMVariant(n, eval_at=along.get(n, ())) for n in section.n_comparisons]
+    found = [PMVariant(n, eval_at=along.get(n, ()), probed=n == most) for n in section.n_comparisons]
     return found if section.halves == "train" else [*found, PMVariant(most, "test")]
 
 

@@ -16,6 +16,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 10.0)
 FACTORS = (0.5, 1.0, 2.0)
 LEVEL = {"all": 0.0, "helpful": -0.02, "harmless": 0.03}
+CATEGORIES = {"all": 221, "harmless": 58, "helpful": 59, "honest": 61, "other": 43}  # comparisons of a probe
 
 
 def estimate(value: float, se: float, n: int = 400) -> Row:
@@ -50,6 +51,9 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "pm_shares": [row for i, m in enumerate(sized) for row in shares(m, i, len(sized))],
         "pm_weights": [row for i, m in enumerate(sized) for row in weights(m, i)],
         "pm_curve": [row for i, m in enumerate(models) for row in curve(m, i)],
+        "pm_probes": [row for i, m in enumerate(sized) for row in probes(m, i)],
+        "pm_probe_slopes": probe_slopes(len(sized)),
+        "pm_margins": margins(sized[-1]),
         "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
     }
 
@@ -185,4 +189,37 @@ def rates(kind: str, model: Row) -> list[Row]:
         row |= {"p_adjusted": None if factor == 1 else 0.2, "sqrt_kl": 2.1 * factor if kind == "ppo" else None}
         row |= {"n_diverged": int(kind == "ppo" and factor == 2), "n_seeds": 3, "note": None}
         rows.append({**row, "verdict": VERDICTS[kind], "best_factor": 2.0 if kind == "base" else 1.0})
+    return rows
+
+
+def probes(model: Row, place: int) -> list[Row]:
+    """One probe: accuracy grows by two points a size, length reaches 0.6; comparisons are few."""
+    rows = []
+    for category, n in CATEGORIES.items():
+        value = 0.55 + 0.02 * place + (0.1 if category == "harmless" else 0.0)
+        row = {**model, "probe": "hhh_alignment", "category": category}
+        row |= {"accuracy": estimate(value, 0.6 / math.sqrt(n), n), "length_accuracy": estimate(0.6, 0.03, n)}
+        rows.append(row | {"accuracy_minus_length": difference(value - 0.6, 0.7 / math.sqrt(n), n)})
+    return rows
+
+
+def probe_slopes(n_sizes: int) -> list[Row]:
+    """A slope is measured on everything and among harmless ones, has no interval among the others."""
+    rows = []
+    for category, n in CATEGORIES.items():
+        row = {"probe": "hhh_alignment", "category": category, "n_sizes": n_sizes, "n": n, "note": None}
+        slope = difference(0.012, 0.004 if category in ("all", "harmless") else 0.02, n_sizes)
+        rows.append(row | {"per_doubling": None if category == "other" else slope})
+    return rows
+
+
+def margins(model: Row) -> list[Row]:
+    """Normal margins about 0.2 with a standard deviation of 1; two comparisons err most."""
+    rows, edges = [], [-3 + 0.25 * k for k in range(25)]
+    for category, n in CATEGORIES.items():
+        middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        row = {**model, "probe": "hhh_alignment", "category": category, "margin": estimate(0.2, 1 / math.sqrt(n), n)}
+        row |= {"sd": 1.0, "q05": -1.445, "q25": -0.474, "q50": 0.2, "q75": 0.874, "q95": 1.845, "edges": edges}
+        row["density"] = [math.exp(-((x - 0.2) ** 2) / 2) / math.sqrt(2 * math.pi) for x in middles]
+        rows.append(row | {"lowest_rows": [17, 4], "lowest_margins": [-2.5, -2.25]})
     return rows

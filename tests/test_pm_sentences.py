@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports import pm_sentences, pm_tables, rate_sentences
+from reports import pm_probe_sentences, pm_sentences, pm_tables, rate_sentences
 from reports.differences import changes, detectable, tally
 from reports.figures import FIGURES
 from reports.report import draw_figure, render_page
@@ -22,6 +22,7 @@ SAY: list[Callable[[Results], list[str]]] = [
     pm_sentences.data_sentences,
     pm_sentences.score_sentences,
     pm_sentences.mixing_sentences,
+    pm_probe_sentences.probe_sentences,
     rate_sentences.rate_sentences,
 ]
 
@@ -53,7 +54,8 @@ def flattened(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     changed = {key: flattened(item) for key, item in value.items()}
-    for key in ("minus_first", "gap", "minus_all", "minus_one", "difference", "bayes_gap"):
+    differences = ("minus_first", "gap", "minus_all", "minus_one", "difference", "bayes_gap", "per_doubling")
+    for key in (*differences, "accuracy_minus_length"):
         if isinstance(changed.get(key), dict):
             changed[key] = difference(0.001, 0.1)
     if isinstance(changed.get("relative"), dict) and changed["helpful_share"] != changed["best_share"]:

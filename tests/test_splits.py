@@ -9,7 +9,7 @@ import pytest
 
 from hh_scaling.comparisons import Comparison
 from hh_scaling.inputs import DataError
-from hh_scaling.splits import HELD_OUT, SPLITS, SplitIndex, SplitPlan, conversation_id, seeded_code, split_of
+from hh_scaling.splits import GOLD, HELD_OUT, SPLITS, SplitIndex, SplitPlan, conversation_id, seeded_code, split_of
 
 SEED, FRACTION = 3, 0.2
 
@@ -130,7 +130,50 @@ def test_an_empty_part_is_an_error(n: int, limit: int | None) -> None:
     message = str(caught.value)
     assert message.startswith("comparisons: a part is empty (train ")
     assert message.endswith("held_out_fraction 0.2); expected at least one comparison in each")
-    assert all(name in message for name in SPLITS)
+    assert all(name in message for name in SPLITS[:GOLD]) and "gold" not in message
+
+
+# ---------------------------------------------------------------- the gold part
+
+
+def test_without_a_gold_part_every_conversation_stays_where_it_was() -> None:
+    """The first 60 places, written down before there was a gold part."""
+    before = "110121210110001110102011110111202100200010100120010102001110"
+    assert "".join(str(split_of(f"{i:016x}", 0.12, 0)) for i in range(60)) == before
+    assert "".join(str(split_of(f"{i:016x}", 0.12, 0, 0.0)) for i in range(60)) == before
+
+
+def test_the_gold_part_is_taken_before_the_halves_and_leaves_the_held_out_part_alone() -> None:
+    n = 20_000
+    with_gold = [split_of(f"{i:016x}", 0.12, 0, 0.3) for i in range(n)]
+    without = [split_of(f"{i:016x}", 0.12, 0) for i in range(n)]
+    assert [i for i in range(n) if with_gold[i] == HELD_OUT] == [i for i in range(n) if without[i] == HELD_OUT]
+    counts = Counter(with_gold)
+    for part, expected in enumerate((0.29, 0.29, 0.12, 0.3)):
+        # within 4 standard errors of a binomial
+        assert abs(counts[part] / n - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
+
+
+def test_gold_conversations_are_in_no_other_part() -> None:
+    comparisons = rows(600)
+    index = SplitIndex(SEED, FRACTION, 0.25)
+    for row in comparisons:
+        index.add(row, conversation_id(row.prompt))
+    plan = index.plan(None, True)
+    of = {
+        part: {rows_.prompt for rows_, s in zip(comparisons, plan.split, strict=True) if s == part} for part in range(4)
+    }
+    assert of[GOLD] and not of[GOLD] & (of[0] | of[1] | of[HELD_OUT])
+    assert sorted(plan.order[plan.split == GOLD]) == list(range(int((plan.split == GOLD).sum())))
+    assert index.parts == SPLITS
+
+
+def test_an_empty_gold_part_is_an_error() -> None:
+    index = SplitIndex(SEED, FRACTION, 1e-9)
+    for row in rows(600):
+        index.add(row, conversation_id(row.prompt))
+    with pytest.raises(DataError, match=r"gold 0, from 200 conversations, held_out_fraction 0.2, gold_fraction 1e-09"):
+        index.plan(None, True)
 
 
 def test_columns() -> None:

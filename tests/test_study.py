@@ -82,9 +82,9 @@ def test_yaml_numbers_reach_the_study(tmp_path: Path) -> None:
 
 
 def test_a_partial_section_keeps_the_rest_of_its_own_defaults(tmp_path: Path) -> None:
-    """width_exponent is 0.75 in the PM's default schedule and 0.0 in Schedule's."""
+    """width_exponent is 1 in the PM's default schedule and 0.0 in Schedule's."""
     study = loaded(tmp_path, MINIMAL + "pm: {schedule: {learning_rate: 1e-3}}\n").study
-    assert study.pm is not None and study.pm.schedule == Schedule(learning_rate=1e-3, width_exponent=0.75)
+    assert study.pm is not None and study.pm.schedule == Schedule(learning_rate=1e-3, width_exponent=1.0)
 
 
 def test_a_single_value_stands_for_a_list_and_null_for_the_default(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ wrld: {}
         (MINIMAL + "seeds: [1, 1]\n", "3:8: seeds: is [1, 1]; each seed may occur once"),
         (MINIMAL + "pm: {n_comparisons: [512, 100k]}\n", "3:27: pm.n_comparisons.1: is 100000 (allowed: about 7208, half of what the world makes)"),
         (MINIMAL + "pm: null\n", "1:1: ppo: needs preference models, but pm is null"),
-        (MINIMAL + "ppo: {pm: larges}\n", "3:11: ppo.pm: is 'larges' (allowed: same, largest, 27k; did you mean 'largest'?)"),
+        (MINIMAL + "ppo: {pm: larges}\n", "3:11: ppo.pm: is 'larges' (allowed: same, largest, 27k, {hub: NAME} or {path: FOLDER} of a sequence classifier; did you mean 'largest'?)"),
         (MINIMAL + "ppo: {minibatch_size: 1k}\n", "3:23: ppo.minibatch_size: is 1000 (allowed: at most batch_size, 256)"),
         (MINIMAL + "pm: {sizes: [26k]}\n", "3:14: pm.sizes.0: is '26k' (allowed: 27k; did you mean '27k'?)"),
         (MINIMAL + "pm: {max_length: 1k}\n", "3:18: pm.max_length: is 1000 tokens (allowed: at most base.max_positions, 256)"),
@@ -332,7 +332,7 @@ def test_the_studies_of_preference_models_vary_what_they_promise() -> None:
     assert scaling.pm is not None and mixing.pm is not None and rates.pm is not None and rates.ppo is not None
     counts = sorted(n for n in scaling.pm.n_comparisons if n is not None)
     ratios = [b / a for a, b in zip(counts, counts[1:], strict=False)]
-    assert len(counts) == 5 and counts[-1] == 16_000 and max(ratios) / min(ratios) < 1.01
+    assert len(counts) == 5 and counts[-1] == 25_600 and max(ratios) / min(ratios) < 1.01
     assert scaling.share == () and scaling.pm.learning_curve and scaling.pm.halves == "both"
     assert mixing.pm.helpful_share == (0, 0.25, 0.5, 0.75, 1) and mixing.pm.harmless_weight == (1, 2, 3, 4, 10)
     assert rates.base.rate_factor == rates.pm.rate_factor == rates.ppo.rate_factor == (0.5, 1, 2)
