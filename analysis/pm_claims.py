@@ -16,7 +16,7 @@ from analysis.pm_mixing import mixing_by_size, one_sided, weight_by_size
 from analysis.pm_turns import first_turn_gain
 from analysis.pools import PM, largest
 
-SLOPE_FLOOR = 0.9  # a calibration slope below this is over-confidence
+SLOPE_RANGE = (0.9, 1.5)  # of a calibration slope: below is over-confidence, above more than slight under-confidence
 POOLED = "All sizes' PMs of the most comparisons together, conversations crossed with base models (95 %)."
 
 
@@ -79,17 +79,22 @@ def judge_both_high(evidence: PMEvidence) -> Judgement:
     """By the sign of the loss where both scores are high."""
     if evidence.both_high is None:
         return missing("held-out scores of a PM")
-    numbers = evidence.pooled(high_minus_others=evidence.both_high.to_difference())
+    numbers = evidence.pooled(high_minus_others_beyond_expected=evidence.both_high.to_difference())
     return by_estimate(evidence.both_high.scaled(-1)), numbers
 
 
 def judge_calibration(evidence: PMEvidence) -> Judgement:
-    """By the side of ``SLOPE_FLOOR`` on which the slope's interval lies."""
+    """Supported where the slope's interval lies within ``SLOPE_RANGE``, contradicted where it lies outside."""
     slope = evidence.slope
     if slope is None:
         return missing("held-out scores of a PM that is sometimes right and sometimes wrong")
-    above = Estimate(slope.value - SLOPE_FLOOR, slope.se, slope.n, slope.df)
-    return by_estimate(above), evidence.pooled(calibration_slope=slope.to_dict(), floor=SLOPE_FLOOR)
+    low, high = slope.interval()
+    numbers = evidence.pooled(calibration_slope=slope.to_dict(), range=list(SLOPE_RANGE))
+    if low is None or high is None:
+        return "inconclusive", numbers
+    if high < SLOPE_RANGE[0] or low > SLOPE_RANGE[1]:
+        return "contradicted", numbers
+    return ("supported" if SLOPE_RANGE[0] <= low and high <= SLOPE_RANGE[1] else "inconclusive"), numbers
 
 
 def judge_one_sided(evidence: PMEvidence) -> Judgement:
@@ -126,11 +131,12 @@ PM_CLAIMS = (
     PMClaim("C-turns", "The first turn of a conversation is a little easier to judge than later ones (figure 8).",
             "the sign of accuracy at the first turn minus at later ones. " + POOLED, judge_turns),
     PMClaim("C-calibration", "PMs are well calibrated or slightly under-confident (figure 9).",
-            f"supported: the calibration slope's interval is above {SLOPE_FLOOR}; contradicted: it is below. " + POOLED,
-            judge_calibration),
+            f"supported: the calibration slope's interval lies within {SLOPE_RANGE[0]} to {SLOPE_RANGE[1]}; "
+            "contradicted: wholly outside. " + POOLED, judge_calibration),
     PMClaim("C-both-high", "PM accuracy falls where both responses score high (figure 25).",
-            "the sign of accuracy on the fifth of pairs with the highest lower score minus that on the others, the "
-            "fifth within each PM and kind of comparison, kinds counting alike. " + POOLED, judge_both_high),
+            "the sign of accuracy beyond what the size of the differences leads one to expect (they are smaller where "
+            "both scores are high), on the fifth of pairs with the highest lower score minus on the others, the fifth "
+            "within each PM and kind of comparison, kinds counting alike. " + POOLED, judge_both_high),
     PMClaim("C-one-sided", "A PM trained on helpful or on harmless comparisons alone is worse than chance on the "
             "others (figure 19).",
             "supported: both accuracies are below 1/2; contradicted: one is above. All sizes together, conversations "

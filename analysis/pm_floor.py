@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.calibration import slope_influences
 from analysis.crossed import Term, combine, measure
 from analysis.frames import Study
-from analysis.held_out import Bools, Floats
+from analysis.held_out import Bools, Floats, sigmoid
 from analysis.pools import PM, Pool, everything, groups_of, largest
 
 SHARES = tuple(i / 10 for i in range(10))  # of a group's pairs that lie below the threshold
@@ -52,21 +53,34 @@ def _difference(pool: Pool, first: Bools, second: Bools) -> Term | None:
 
 
 def both_high_gain(pms: list[PM]) -> Term | None:
-    """Accuracy of the fifth of pairs with the highest lower score minus that of the others, all main PMs as runs.
+    """Accuracy beyond what the differences lead one to expect: the fifth of pairs with the highest lower score minus
+    the others, all main PMs as runs.
 
-    The fifth is taken within each PM and kind of comparison, so that neither a PM's scale nor the mixture of kinds
-    can make a difference; kinds count alike.
+    A high lower score leaves little room for a difference, so that the accuracy of a perfect reader falls there too.
+    Expected is sigma(b |difference|), b the PM's own calibration slope. The fifth is taken within each PM and kind of
+    comparison, so that neither a PM's scale nor the mixture of kinds can make a difference; kinds count alike.
     """
     pool = everything(pms)
     if pool is None:
         return None
+    beyond = pool.scores.correct - expected_accuracy(pool)
     groups = [g for g in groups_of([pool]) if g != "all"] or ["all"]
     terms = []
     for group in groups:
         within = pool.rows(group)
         high = _highest(pool, within)
-        terms.append(_difference(pool, high, within & ~high))
+        terms.append(combine((1, pool.term(beyond, high)), (-1, pool.term(beyond, within & ~high))))
     return combine(*((1 / len(terms), term) for term in terms))
+
+
+def expected_accuracy(pool: Pool) -> Floats:
+    """What each pair's difference leads one to expect of its own PM; a PM that is always right, or never, as it is."""
+    expected, difference = pool.scores.correct.copy(), pool.scores.difference
+    for i in range(len(pool.pms)):
+        own = pool.which == i
+        if (found := slope_influences(difference[own])) is not None:
+            expected[own] = sigmoid(found[0] * np.abs(difference[own]))
+    return expected
 
 
 def _highest(pool: Pool, within: Bools) -> Bools:

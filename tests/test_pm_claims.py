@@ -56,7 +56,13 @@ def test_an_interval_decides(judge: Any, field: str, supported: Any) -> None:
 
 
 def test_slightly_under_confident_is_calibrated_enough_and_over_confident_is_not() -> None:
-    for slope, verdict in ((1.3, "supported"), (0.95, "supported"), (0.8, "contradicted")):
+    for slope, verdict in (
+        (1.3, "supported"),
+        (0.95, "supported"),
+        (0.8, "contradicted"),
+        (1.6, "contradicted"),
+        (1.5, "inconclusive"),
+    ):
         assert judge_calibration(PMEvidence(slope=known(slope)))[0] == verdict
 
 

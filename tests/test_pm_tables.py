@@ -175,6 +175,25 @@ def test_pairs_judged_badly_where_both_score_high_are_found() -> None:
     assert both_high_gain([]) is None
 
 
+def test_a_perfect_reader_loses_nothing_where_both_score_high() -> None:
+    """Labels drawn from the scores themselves (Bradley-Terry): accuracy falls where both score high, as it must since
+    differences are small there, but not below what they lead one to expect."""
+    pms = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        sides = rng.normal(size=(4000, 2)) * 2
+        first = rng.random(4000) < 1 / (1 + np.exp(sides[:, 1] - sides[:, 0]))
+        chosen, rejected = np.where(first, sides.T, sides.T[::-1])
+        scores = held_out(chosen - rejected, score_chosen=chosen, score_rejected=rejected)
+        pms.append(fake_pm(scores, seed=seed))
+    rows = pm_floor(empty_study(), pms)
+    assert rows[8]["minus_all"]["high"] < -0.02
+    gain = one(both_high_gain(pms))
+    assert gain is not None
+    low, high = gain.interval()
+    assert low is not None and high is not None and low < 0 < high
+
+
 def test_score_distributions_are_histograms_of_the_largest_size() -> None:
     small, large = fake_pm(world(np.random.default_rng(5)), 100), fake_pm(world(np.random.default_rng(6)), 900)
     rows = pm_score_rows(empty_study(), [large, small])
