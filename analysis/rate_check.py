@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from analysis.rate_points import (
     Run,
     Yardstick,
     base_sizes,
-    planned_factors,
+    planned_seeds,
     pm_sizes,
     ppo_sizes,
     ppo_yardstick,
@@ -61,7 +61,10 @@ def _kind_rows(study: Study, yardstick: Yardstick, sizes: list[RateSize]) -> lis
             n_seeds = len(pairs[i][0].runs) if i in pairs else len(sizes[i].arms[factor].runs)
             by_size[i].append(_row(yardstick, sizes[i], factor, value, changes.get(i, Measured()), n_seeds))
     for size, rows in zip(sizes, by_size, strict=True):
-        judge(rows, yardstick, planned_factors(study, yardstick.kind, size.model.name) - set(size.arms))
+        planned = planned_seeds(study, yardstick.kind, size.model.name)
+        finished = {factor: len({run.seed for run in arm.runs}) for factor, arm in size.arms.items()}
+        gone = {factor: (len(seeds) - finished.get(factor, 0), len(seeds)) for factor, seeds in planned.items()}
+        judge(rows, yardstick, {factor: counts for factor, counts in gone.items() if counts[0] > 0})
     return [row for rows in by_size for row in rows]
 
 
@@ -147,21 +150,27 @@ def _unpaired(sides: list[tuple[Run, ...]], signs: list[float]) -> Measured:
 # ---------------------------------------------------------------- verdicts
 
 
-def judge(rows: list[dict[str, Any]], yardstick: Yardstick, not_run: set[float]) -> None:
-    """Fill in adjusted p, best factor and verdict (``RATE_RULE``) of one kind and size, in place."""
+def judge(rows: list[dict[str, Any]], yardstick: Yardstick, not_run: dict[float, tuple[int, int]]) -> None:
+    """Fill in adjusted p, best factor and verdict (``RATE_RULE``) of one kind and size, in place.
+
+    ``not_run`` says of a factor how many of how many planned runs have no result: a rate at which runs fail is not
+    judged by those that survived.
+    """
     tested = [row for row in rows if row["p_adjusted"] is not None]
     for row, p in zip(tested, holm([row["p_adjusted"] for row in tested]), strict=True):
         row["p_adjusted"] = p
     sign = 1.0 if yardstick.higher_is_better else -1.0
     best = max(rows, key=lambda row: sign * row["value"]["value"])["rate_factor"]
     verdict = _verdict(rows, sign, not_run)
-    missing = ", ".join(f"x{factor:g}" for factor in sorted(not_run))
+    missing = ", ".join(f"{n} of {planned} at x{factor:g}" for factor, (n, planned) in sorted(not_run.items()))
     for row in rows:
         note = join_notes(row["note"], f"not run or not finished: {missing}" if missing else None)
         row |= {"best_factor": best, "verdict": verdict, "note": note}
 
 
-def _verdict(rows: list[dict[str, Any]], sign: float, not_run: set[float]) -> str:
+def _verdict(rows: list[dict[str, Any]], sign: float, not_run: Mapping[float, Any]) -> str:
+    if 1.0 in not_run:
+        return NOT_ESTABLISHED
     others = [row for row in rows if row["rate_factor"] != 1]
     known = [row for row in others if row["p_adjusted"] is not None and row["n_seeds"] >= MIN_SEEDS]
     better = [row for row in known if row["p_adjusted"] < 0.05 and _gain(row, sign) > 0]

@@ -56,7 +56,7 @@ class Arm:
 
     runs: tuple[Run, ...]
     sqrt_kl: float | None = None
-    n_diverged: int = 0
+    n_diverged: int | None = None  # policies that collapsed; None where that is not measured
     note: str | None = None
 
 
@@ -181,8 +181,12 @@ def _ppo_arm(study: Study, members: list[tuple[Curve, Run]]) -> Arm:
     return Arm(tuple(run for _, run in members), root, collapsed, note)
 
 
-def planned_factors(study: Study, kind: str, model: str) -> set[float]:
-    """The rate factors that the study plans for that kind and size, finished or not."""
+def planned_seeds(study: Study, kind: str, model: str) -> dict[float, set[Any]]:
+    """The seeds that the study plans for that kind and size at each rate factor, finished or not."""
     configs: list[dict[str, Any]] = [s.get("config", {}) for s in study.described["stages"] if s["kind"] == kind]
     own = [config for config in configs if (config.get("size") or {}).get("name") == model]
-    return {float(c.get("training", {}).get("schedule", {}).get("rate_factor", 1.0)) for c in own}
+    seeds: dict[float, set[Any]] = {}
+    for config in own:
+        factor = float(config.get("training", {}).get("schedule", {}).get("rate_factor", 1.0))
+        seeds.setdefault(factor, set()).add(config.get("seed"))
+    return seeds

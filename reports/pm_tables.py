@@ -262,7 +262,8 @@ def rate_table(results: Row) -> HtmlTable:
             _difference(row.get("difference")),
             "–" if row.get("p_adjusted") is None else format_p(row["p_adjusted"]),
             "–" if row.get("margin") is None else format_number(row["margin"], 3),
-            f"{row['n_seeds']}, {row.get('n_diverged') or 'none'} diverged",
+            str(row["n_seeds"])
+            + ("" if row.get("n_diverged") is None else f", {row['n_diverged'] or 'none'} diverged"),
             "–" if row.get("sqrt_kl") is None else format_number(row["sqrt_kl"], 2),
             str(row["verdict"]),
             _note(row),

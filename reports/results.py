@@ -115,9 +115,12 @@ def joint_fit(results: Row) -> dict[str, Any] | None:
 
 
 def saturating_fit(results: Row, group: str, x: Sequence[str]) -> dict[str, Any] | None:
-    """Accuracy as the law that levels off at p_inf, only where all of its parameters could be determined."""
+    """Accuracy as the law that levels off at p_inf, only where a limit was found: p_inf's interval ends below 1."""
     fit = find_fit(results, "pm-accuracy", group, x, "accuracy")
-    return fit if fit is not None and fit["status"] == "ok" and usable(fit) else None
+    if fit is None or fit["status"] != "ok" or not usable(fit):
+        return None
+    high = fit["params"]["p_inf"].get("high")
+    return fit if high is not None and high < 1 else None
 
 
 def slope_fit(results: Row, model: str, score: str) -> dict[str, Any] | None:

@@ -124,7 +124,19 @@ def test_a_factor_that_did_not_finish_is_said(tmp_path: Path) -> None:
             (runs / "stages" / stage["stage_id"] / "record.json").unlink()
     rows = [row for row in checked(runs) if row["kind"] == "base"]
     assert [row["rate_factor"] for row in rows] == [0.5, 1.0]
-    assert all(row["verdict"] == NOT_ESTABLISHED and "not finished: x2" in row["note"] for row in rows)
+    assert all(row["verdict"] == NOT_ESTABLISHED and "not finished: 2 of 2 at x2" in row["note"] for row in rows)
+
+
+def test_a_run_that_failed_at_the_rule_s_own_rate_is_no_survivor_s_verdict(tmp_path: Path) -> None:
+    """One of three bases at the rule's rate has no result: the two that have one establish nothing."""
+    runs = make_runs(tmp_path, sizes=(12_000,), seeds=(0, 1, 2), shape=SHAPE)
+    for stage in json.loads((runs / "study.json").read_text())["stages"]:
+        factor = stage["config"].get("training", {}).get("schedule", {}).get("rate_factor", 1.0)
+        if stage["kind"] == "base" and factor == 1.0 and stage["config"]["seed"] == 2:
+            (runs / "stages" / stage["stage_id"] / "record.json").unlink()
+    rows = [row for row in checked(runs) if row["kind"] == "base"]
+    assert rows and all(row["verdict"] == NOT_ESTABLISHED and "1 of 3 at x1" in row["note"] for row in rows)
+    assert all(row["n_diverged"] is None for row in rows)
 
 
 def test_a_study_at_one_rate_has_no_rows(tmp_path: Path) -> None:
@@ -204,17 +216,17 @@ def row(factor: float, change: float | None, se: float = 0.01, n_seeds: int = 3)
 )
 def test_verdicts_follow_the_rule(changes: dict[float, Any], yardstick: Any, verdict: str, best: float) -> None:
     rows = [row(1.0, None), *(row(factor, change) for factor, change in changes.items())]
-    judge(rows, yardstick, set())
+    judge(rows, yardstick, {})
     assert {(r["verdict"], r["best_factor"]) for r in rows} == {(verdict, best)}
 
 
 def test_a_wide_interval_establishes_nothing() -> None:
     rows = [row(1.0, None), row(2.0, 0.0, se=0.03)]
-    judge(rows, BASE, set())
+    judge(rows, BASE, {})
     assert rows[0]["verdict"] == NOT_ESTABLISHED
     rows = [row(1.0, None), row(2.0, 0.0), row(4.0, -0.2, n_seeds=1)]
-    judge(rows, BASE, set())
+    judge(rows, BASE, {})
     assert rows[0]["verdict"] == NOT_ESTABLISHED
     rows = [row(1.0, None), row(2.0, 0.0)]
-    judge(rows, BASE, {4.0})
+    judge(rows, BASE, {4.0: (1, 2)})
     assert rows[0]["verdict"] == NOT_ESTABLISHED and "x4" in rows[0]["note"]

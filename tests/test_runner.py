@@ -260,7 +260,11 @@ def test_study_json_has_the_study_and_its_stages(tmp_path: Path) -> None:
 def launcher(root: Path, steps: int, seconds: float) -> subprocess.Popen[str]:
     """A launcher in a process of its own (and its own process group, as in a terminal)."""
     command = [sys.executable, "-m", "tests.toy", str(root), str(steps), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A shell starts background jobs with Ctrl-C ignored, which children inherit: the tests may run in one.
+    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore
+    )
 
 
 @contextlib.contextmanager
