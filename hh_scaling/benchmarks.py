@@ -38,7 +38,7 @@ def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
     progress = Progress(model, context.out)
     lm = CausalLM(
         model,
-        load_tokenizer(stage),
+        load_tokenizer(stage, config.at),
         batch_tokens=config.compute.micro_batch_tokens,
         precision=lambda: autocast(config.compute),
         on_batch=progress.on_batch,

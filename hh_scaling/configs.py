@@ -244,6 +244,41 @@ class PPOConfig(Config):
     world_gold: Annotated[bool, Field(exclude_if=bool)] = True
 
 
+# ---------------------------------------------------------------- other ways to a higher score
+
+
+class BestOfNSampling(Config):
+    """A pool of samples of the reference for each held-out prompt; the last four are those of PPO's evaluations."""
+
+    n_samples: Annotated[int, Field(ge=2)] = 64  # a prompt: N, the largest n that can be estimated
+    n_prompts: Positive = 256  # held-out prompts, the first of those that PPO's evaluations use
+    max_prompt_tokens: Positive = 96
+    max_response_tokens: Positive = 28
+    temperature: PositiveFloat = 1.0
+    sample_rows: Positive = 256
+    checkpoint_seconds: PositiveFloat = 180.0
+
+
+class BestOfNConfig(Config):
+    size: SizeSpec
+    seed: int
+    sampling: BestOfNSampling
+    compute: Compute
+    world_gold: Annotated[bool, Field(exclude_if=bool)] = True  # as in PPOConfig
+
+
+def alpha_name(alpha: float) -> str:
+    """What the weights at this alpha are called, in ``checkpoints.json`` and in ``BenchmarkConfig.at``."""
+    return f"alpha={float(alpha)}"
+
+
+class InterpolationConfig(PPOConfig):
+    """Points on the straight line from the reference's weights to a policy's, evaluated as that policy was."""
+
+    alphas: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # 0 is the reference, 1 the policy
+    keep: tuple[Fraction, ...] = ()  # of the alphas: whose weights are saved
+
+
 # ---------------------------------------------------------------- benchmarks
 
 
@@ -262,6 +297,6 @@ class BenchmarkConfig(Config):
 
     size: SizeSpec
     seed: int
-    at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
+    at: str | None = None  # "end" or "sqrt_kl=1.0" of a policy, "alpha=0.5" of an interpolation; None: the model itself
     tasks: BenchmarkTasks
     compute: Compute

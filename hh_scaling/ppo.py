@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import PPOConfig, checkpoint_name
+from hh_scaling.configs import BestOfNConfig, PPOConfig, checkpoint_name
 from hh_scaling.data import gold_scorer
 from hh_scaling.losses import (
     gae,
@@ -145,7 +145,7 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     return trainer, evaluator
 
 
-def load_measures(config: PPOConfig, context: StageContext, tokenizer: Any) -> Measures:
+def load_measures(config: PPOConfig | BestOfNConfig, context: StageContext, tokenizer: Any) -> Measures:
     """What scores responses: the PMs among the parents, each model loaded once, and the world where it gives gold."""
     stages = {role: context.parents[role] for role in ("pm_train", "pm_test", "pm_gold") if role in context.parents}
     folders = dict.fromkeys(stages.values())

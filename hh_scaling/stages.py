@@ -51,5 +51,7 @@ KINDS: dict[str, StageKind] = {
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=3),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=3),
+    "best_of_n": StageKind(configs.BestOfNConfig, "hh_scaling.best_of_n:run"),
+    "interpolation": StageKind(configs.InterpolationConfig, "hh_scaling.interpolate:run"),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
 }

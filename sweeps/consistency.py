@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from hh_scaling.configs import checkpoint_name
 from hh_scaling.shapes import shape_for
 from hh_scaling.tasks import TaskError, own_task
 from sweeps.load import KeyPath, nearest
+from sweeps.routes import place_problems, route_problems
 from sweeps.scoring import gold_source, lacks_own, scoring_problems
 from sweeps.study import BaseSection, PMSection, PPOSection, Study
 from sweeps.variants import largest_count, other_rates
@@ -25,6 +25,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
     if study.pm is not None:
         yield from pm_problems(study.pm)
     yield from stage_problems(study, names)
+    yield from route_problems(study)
     yield from task_problems(study)
 
 
@@ -135,12 +136,7 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         return
     if ppo.minibatch_size > ppo.batch_size:
         yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
-    if study.benchmarks is not None:
-        kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
-        for i, at in enumerate(study.benchmarks.at):
-            if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
-                wanted = at.removeprefix("sqrt_kl=")
-                yield ("benchmarks", "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+    yield from place_problems(study, ppo)
 
 
 def task_problems(study: Study) -> Found:

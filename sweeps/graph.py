@@ -29,6 +29,7 @@ from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
 from sweeps.machines import native_dtype
+from sweeps.routes import benchmark_places, best_of_n_config, interpolation_config
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
@@ -250,6 +251,20 @@ class Expansion:
             )
             policy = self.stage("ppo", f"ppo-{name}-s{seed}{rate_slug(factor)}", config, parents)
             self.add(("ppo", name, seed) if factor == 1 else None, policy)
+            if factor == 1:
+                self.add_routes(config, policy, parents)
+
+    def add_routes(self, config: PPOConfig, policy: Stage, parents: Mapping[str, Stage]) -> None:
+        """Beside the main policy of a size, the other ways to a higher score that the study asks for."""
+        study, name, seed = self.study, config.size.name, config.seed
+        if study.best_of_n is not None:
+            pool = best_of_n_config(study.best_of_n, config)
+            self.add(None, self.stage("best_of_n", f"best-of-n-{name}-s{seed}", pool, parents))
+        if study.interpolation is not None:
+            line = interpolation_config(study.interpolation, config)
+            ends = {**parents, "policy": policy, "reference": parents["policy"]}
+            stage = self.stage("interpolation", f"interpolation-{name}-s{seed}", line, ends)
+            self.add(("interpolation", name, seed), stage)
 
     def scorer(self, choice: PMChoice, half: Half, name: str, seed: int) -> Stage:
         """The preference model of that half which scores the policies of size ``name``."""
@@ -302,18 +317,19 @@ class Expansion:
     # ------------------------------------------------------------ benchmarks
 
     def add_benchmarks(self) -> None:
-        """Benchmarks of every base, reference and policy (at each of its checkpoints)."""
+        """Benchmarks of every base, reference, policy (at each of its checkpoints) and interpolation."""
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()
         tasks = BenchmarkTasks(
             tasks=section.tasks, files=files, limit=section.limit, num_fewshot=section.num_fewshot, seed=section.seed
         )
+        places = benchmark_places(self.study)
         for key, model in list(self.made.items()):
-            if key[0] not in ("base", "reference", "ppo"):
+            if key[0] not in places:
                 continue
             _, name, seed = key
-            for at in section.at if key[0] == "ppo" else (None,):
+            for at in places[key[0]]:
                 config = BenchmarkConfig(
                     size=self.sizes[name],
                     seed=seed,
