@@ -26,6 +26,7 @@ from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
 from analysis.rate_check import rate_check
+from analysis.routes import best_of_n_fits, best_of_n_rows, equal_kl_rows, interpolation_rows, load_ways
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
 from hh_scaling.records import atomic_write, write_json
@@ -33,9 +34,10 @@ from hh_scaling.records import atomic_write, write_json
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
-    "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
-    "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier", "scored_by",
-    "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims", "excluded",
+    "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares",
+    "pm_weights", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier", "scored_by",
+    "overoptimisation", "best_of_n", "interpolation", "at_equal_kl", "benchmarks", "tax", "pooled", "crossover",
+    "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -72,7 +74,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     items = tax_sizes.benchmark_items(study)
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin)
     data = study.of_kind("data")
-    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves)
+    pools, lines = load_ways(study, "best_of_n"), load_ways(study, "interpolation")
+    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves) + best_of_n_fits(pools)
     over = overoptimisation(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     judged = claims.judge_all(
@@ -106,6 +109,9 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "frontier": frontier.frontier_rows(study, curves),
         "scored_by": scored_by(study, curves, scores),
         "overoptimisation": over,
+        "best_of_n": best_of_n_rows(study, pools),
+        "interpolation": interpolation_rows(study, lines, curves),
+        "at_equal_kl": equal_kl_rows(study, pools, curves) + equal_kl_rows(study, lines, curves),
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
         "pooled": tax.pooled,

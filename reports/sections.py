@@ -16,6 +16,7 @@ from reports import (
     sentences,
     tables,
     tax_sentences,
+    way_sentences,
 )
 from reports.figure_spec import Section
 from reports.figures import FIGURES
@@ -140,9 +141,9 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "frontier",
             "Reward against √KL",
-            sentences=sentences.frontier_sentences(results),
+            sentences=[*sentences.frontier_sentences(results), *way_sentences.way_sentences(results)],
             figures=shown("frontier"),
-            tables=[result_tables.frontier_table(results)],
+            tables=[result_tables.frontier_table(results), *way_sentences.way_tables(results)],
         ),
         ReportSection(
             "tax",
