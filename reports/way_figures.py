@@ -46,7 +46,9 @@ def _beside(results: Row, key: str, series: str) -> list[dict[str, Any]]:
 
 
 def _measured(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
-    return [row for row in rows if has_value(row.get(column)) and row.get("sqrt_kl") is not None]
+    """Rows with that score, each run's in the order of its path, which may come back in √KL."""
+    known = [row for row in rows if has_value(row.get(column)) and row.get("sqrt_kl") is not None]
+    return sorted(known, key=lambda row: (row["stage_id"], row.get("step", row.get("n", row.get("alpha")))))
 
 
 def _open(row: Row) -> bool:
@@ -90,10 +92,10 @@ def draw_beside(figure: Figure, table: pd.DataFrame) -> None:
         law = rows[rows["layer"] == "fit"]
         for (series, _), run in points.groupby(["series", "run"], sort=False):
             colour, marker = LOOK[str(series)]
-            joined = {"linestyle": "-" if series != BEST_OF_N or law.empty else "none", "linewidth": 1.2}
             alpha = 0.3 if run["status"].iloc[0] == "diverged" else 0.85
-            ordered = run if series == POLICY else run.sort_values("x")
-            style.error_points(axes, ordered, colour, marker, 3.8, alpha, 0.6, **joined)
+            if series != BEST_OF_N or law.empty:
+                axes.plot(run["x"], run["y"], color=colour, alpha=alpha, linewidth=1.2)
+            style.error_points(axes, run, colour, marker, 3.8, alpha, 0.6)
         axes.plot(law["x"], law["y"], color=style.MATCHED, linewidth=1.2, linestyle="--")
         axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
         axes.set_title(panel)

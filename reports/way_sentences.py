@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reports.formats import format_estimate, format_number, format_span, join_words, plural
-from reports.results import has_value, models_by_size, rows_of
+from reports.results import has_value, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
@@ -116,8 +116,7 @@ def interpolation_rows_table(results: Row) -> HtmlTable:
 
 
 def _by_size(results: Row, key: str) -> list[dict[str, Any]]:
-    order = [model["name"] for model in models_by_size(results)]
-    return sorted(rows_of(results, key), key=lambda row: order.index(row["model"]))
+    return sorted(rows_of(results, key), key=lambda row: (row["n_params"], row["model"]))
 
 
 def _who(row: Row) -> list[str]:

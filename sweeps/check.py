@@ -143,7 +143,7 @@ TYPES = {
 }
 PATTERNS = {
     "": "letters, digits, '.', '_' and '-', beginning with a letter or digit",
-    "at": "end, the sqrt(KL) of a checkpoint, such as 1.0, or alpha=0.5 of an interpolation",
+    "at": "end, the sqrt(KL) of a checkpoint, such as 1.0, or a point in between, such as alpha=0.5",
 }
 
 
