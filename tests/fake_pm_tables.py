@@ -55,6 +55,8 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "pm_probe_slopes": probe_slopes(len(sized)),
         "pm_margins": margins(sized[-1]),
         "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
+        "best_of_n": [row for m in models for row in pools(m)],
+        "interpolation": [row for m in models for row in between(m)],
     }
 
 
@@ -63,6 +65,28 @@ def completed(results: Row) -> Row:
     sizes = {m["name"]: m["n_params"] for m in sorted(results["models"], key=lambda m: int(m["n_params"]))}
     by_hand = {key: rows for key, rows in further_tables(sizes).items() if not results.get(key)}
     return {**results, **by_hand}
+
+
+def pools(model: Row) -> list[Row]:
+    """The best of n without ties: every score rises by sqrt(KL)."""
+    rows = []
+    for n in (1, 2, 4, 8):
+        kl = math.log(n) - (n - 1) / n
+        row = {**model, "stage_id": f"pool-{model['model']}", "seed": 0, "n": n, "n_samples": 8}
+        row |= {"kl": estimate(kl, 0.001 * kl), "kl_upper_bound": kl, "kl_log_n": math.log(n)}
+        rows.append(row | scored(math.sqrt(kl)))
+    return rows
+
+
+def between(model: Row) -> list[Row]:
+    """Weights in between: every score is sqrt(KL), which is 2 alpha."""
+    head = {**model, "stage_id": f"line-{model['model']}", "seed": 0}
+    return [{**head, "alpha": a, "kl": estimate(4 * a**2, a)} | scored(2 * a) for a in (0.0, 0.5, 1.0)]
+
+
+def scored(d: float) -> Row:
+    """A point at sqrt(KL) = d where every score is d above the start."""
+    return {"sqrt_kl": d, **{name: estimate(d, 0.1 * d) for name in ("score_train", "score_test", "score_gold")}}
 
 
 def turns(model: Row, place: int) -> list[Row]:
