@@ -100,7 +100,7 @@ def bench_pm(
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
     dtype: DtypeOption = "bf16",
     threads: ThreadsOption = None,
-    micro_batch_tokens: Count = 2048,
+    micro_batch_tokens: Count = 8192,
     device: str = "cpu",
     json_to: JsonOption = None,
 ) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-MULTIPLE = 16  # rows a tree is padded to
+MULTIPLE = 32  # rows a tree is padded to
 TAIL = 128  # rows a packed row is padded to: few different sizes let the processor's kernels be made once
-MAX_PADDING = 0.1  # of a block of several trees
-ALONE_FROM = 192  # rows of a tree that is a block by itself: attention then reads it where it lies
+MAX_PADDING = 0.05  # of a block of several trees
 UNSEEN = -1e30
 
 
@@ -136,7 +135,7 @@ def grouped(lengths: Sequence[int]) -> Iterator[list[int]]:
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         longest = lengths[group[0] if group else i]
         rows = round_up(longest, MULTIPLE) * (len(group) + 1)
-        if group and (longest >= ALONE_FROM or rows - used - lengths[i] > MAX_PADDING * rows):
+        if group and rows - used - lengths[i] > MAX_PADDING * rows:
             yield group
             group, used = [], 0
         group.append(i)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import PMConfig
+from hh_scaling.crew import Crew, balanced, crew_size
 from hh_scaling.estimates import clustered_mean
 from hh_scaling.losses import preference_loss
 from hh_scaling.models import check_length, describe, load_tokenizer, set_up
@@ -41,6 +42,7 @@ from hh_scaling.tree_scores import TreeScores, batches, score_trees
 
 KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
 SIDES = ("chosen", "rejected")
+ATTENTION_ROWS = 500  # length at which attention costs as much as the rest of a layer, on two cores at width 256
 SCORED_AT_ONCE = 4096  # held-out comparisons whose token ids are in memory together
 
 
@@ -109,9 +111,18 @@ class Training:
         self.scores = TreeScores(model, config.compute)
         self.optimizer = make_optimizer(model.parameters(), config.training.schedule)
         self.curve: dict[int, Tensor] = {}  # pairs seen -> (held-out comparisons, 2) scores
+        self.crew = Crew(1, model.parameters(), gradient=self.part_gradient)
 
     def run(self) -> None:
         """Train to the end; with ``eval_at``, curve.parquet has the held-out scores along the way."""
+        tasks = {"gradient": self.part_gradient, "scores": self.part_scores}
+        with Crew(crew_size(self.config.compute), self.model.parameters(), **tasks) as self.crew:
+            self.train()
+        if self.curve:
+            self.write_curve()
+
+    def train(self) -> None:
+        """The loop over batches."""
         training, schedule = self.config.training, self.config.training.schedule
         batches_ = self.order()
         seen = np.cumsum([len(b) for b in batches_])
@@ -125,8 +136,6 @@ class Training:
             self.out.progress(step + 1, len(batches_), f"loss {stats['loss']:.3f}")
             if stopwatch.due():
                 self.save(step)
-        if self.curve:
-            self.write_curve()
 
     def order(self) -> list[np.ndarray]:
         """The pairs' indices batch by batch: nearly equal batches of about ``batch_size``."""
@@ -137,23 +146,38 @@ class Training:
 
     def accumulate_gradient(self, batch: np.ndarray, step: int) -> dict[str, float]:
         """Gradient of the batch's mean weighted loss; returns mean loss (unweighted) and accuracy."""
-        trees, weights = [self.pairs[int(i)] for i in batch], self.weights[torch.from_numpy(batch)]
+        trees = [self.pairs[int(i)] for i in batch]
+        budget = self.config.compute.micro_batch_tokens // self.crew.n
+        parts = [(batch[part], len(batch), budget) for part in balanced([cost(tree) for tree in trees], self.crew.n)]
+        results = self.crew.gradient("gradient", parts)
+        loss_sum, correct = (sum(column) for column in zip(*results, strict=True))
+        check_finite("preference loss", loss_sum, step)
+        self.scores.count(trees, self.out, passes=3)
+        return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+
+    def part_gradient(self, part: tuple[np.ndarray, int, int]) -> tuple[float, float]:
+        """Gradient of (pairs, size of their batch, tokens at once); summed loss (unweighted) and number correct."""
+        rows, n, budget = part
+        trees, weights = [self.pairs[int(i)] for i in rows], self.weights[torch.from_numpy(rows)]
         loss_sum = correct = 0.0
         with self.scores.fixed_weights():
-            for group in batches(trees, self.config.compute.micro_batch_tokens):
-                part = [trees[i] for i in group]
-                chosen, rejected = self.scores(part).unbind(1)
+            for group in batches(trees, budget):
+                chosen, rejected = self.scores([trees[i] for i in group]).unbind(1)
                 losses = preference_loss(chosen, rejected)
-                ((losses * weights[group].to(losses.device)).sum() / len(batch)).backward()
-                loss_sum += check_finite("preference loss", losses.sum().item(), step)
+                ((losses * weights[group].to(losses.device)).sum() / n).backward()
+                loss_sum += losses.sum().item()
                 correct += (chosen > rejected).sum().item()
-                self.scores.count(part, self.out, passes=3)
-        return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+        return loss_sum, correct
 
     def evaluate(self, before: int, after: int) -> None:
         """Score the held-out comparisons where a wanted number of pairs has just been passed."""
         if self.held_out is not None and any(before < n <= after for n in self.config.training.eval_at):
-            self.curve[after] = score_held_out(self.scores, self.held_out, self.out)
+            self.curve[after] = score_held_out(self.scores, self.held_out, self.out, self.crew)
+
+    def part_scores(self, trees: Sequence[Tree]) -> np.ndarray:
+        """(n, 2) scores of some trees."""
+        found: np.ndarray = score_trees(self.scores, trees).numpy()
+        return found
 
     def save(self, step: int) -> None:
         """A state to resume from."""
@@ -180,16 +204,27 @@ class Training:
         pd.concat(parts).to_parquet(self.out.path / "curve.parquet", index=False)
 
 
+def cost(tree: Tree) -> float:
+    """What a tree's gradient costs, in rows: attention grows with the square of the length."""
+    return len(tree) * (1 + len(tree) / ATTENTION_ROWS)
+
+
 # ---------------------------------------------------------------- held-out scores
 
 
-def score_held_out(scores: TreeScores, held_out: HeldOut, out: StageWriter) -> Tensor:
-    """(n, 2) scores of the chosen and the rejected side; none is dropped."""
-    parts = []
+def score_held_out(scores: TreeScores, held_out: HeldOut, out: StageWriter, crew: Crew | None = None) -> Tensor:
+    """(n, 2) scores of the chosen and the rejected side; none is dropped. A crew does it in parts."""
+    found = []
     for start in range(0, len(held_out.trees), SCORED_AT_ONCE):
-        here = range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))
-        parts.append(score_trees(scores, [held_out.trees[i] for i in here], out))
-    return torch.cat(parts)
+        trees = [held_out.trees[i] for i in range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))]
+        if crew is None:
+            found.append(score_trees(scores, trees, out))
+            continue
+        parts = balanced([cost(tree) for tree in trees], crew.n)
+        results = crew.do("scores", [[trees[i] for i in part] for part in parts])
+        scores.count(trees, out)
+        found.append(torch.from_numpy(np.concatenate(results))[torch.argsort(torch.tensor(sum(parts, [])))])
+    return torch.cat(found)
 
 
 def score_table(held_out: HeldOut, scores: Tensor) -> pd.DataFrame:

@@ -168,11 +168,12 @@ def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
     tokens = pair_tokens * (n_pairs + n_scored)
     batch_tokens = min(training.batch_size * pair_tokens / FILL, config.compute.micro_batch_tokens)
     passes = (1 + 2 * trained) * n_pairs * pair_tokens + n_scored * pair_tokens
+    crew = 4.0 * trained * shape.n_params_total * (config.compute.threads - 1)  # a gradient for each further process
     return Cost(
         tokens=tokens,
         flops=pair_tokens * flops * (n_pairs * (1 + 2 * trained) + n_scored),
         layer_passes=passes / (batch_tokens * FILL) * shape.n_layers,
-        memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained),
+        memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained) + crew,
         disk_bytes=4.0 * shape.n_params_total + 200.0 * n_scored,
     )
 

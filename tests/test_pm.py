@@ -75,6 +75,23 @@ def test_gradient_does_not_depend_on_micro_batches(tiny_stages: dict[str, Path],
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
+def test_training_by_two_processes_is_that_by_one(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """Float32, a few steps with evaluations along the way: the same losses and scores, and bit for bit if repeated."""
+    found = []
+    for name, threads in (("one", 1), ("two", 2), ("again", 2)):
+        (tmp_path / name).mkdir()
+        of = config(64, compute=Compute(threads=threads, micro_batch_tokens=600), eval_at=(32,))
+        run_stage("pm", of, tiny_stages, tmp_path / name)
+        losses = [row["loss"] for row in read_jsonl(tmp_path / name / "metrics.jsonl")]
+        found.append((losses, *(pd.read_parquet(tmp_path / name / f) for f in ("curve.parquet", "scores.parquet"))))
+    one, two, again = found
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+    for mine, theirs in zip(one[1:], two[1:], strict=True):
+        np.testing.assert_allclose(mine.score_chosen, theirs.score_chosen, rtol=1e-4, atol=1e-5)
+    assert two[0] == again[0]
+    pd.testing.assert_frame_equal(two[2], again[2], check_exact=True)
+
+
 def test_loss_and_gradient_equal_two_plain_passes_of_transformers(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
     """The shared beginning computed once: loss and gradients of -log sigma(r_c - r_r) as from two padded passes."""
     trees, tokenizer = some_pairs(tiny_stages, 12)
