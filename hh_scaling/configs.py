@@ -56,6 +56,8 @@ class WorldConfig(Config):
     n_text_tokens: Positive = 1_500_000  # approximate, counted as whitespace-separated words and marks
     n_comparisons: Positive = 16_384  # before the split into halves and held-out part
     temperature: PositiveFloat = 1.25  # of the Bradley-Terry labels
+    n_votes: Annotated[int, Field(ge=0)] = 0  # noisier comparisons besides, see DataConfig.votes
+    votes_temperature: PositiveFloat = 4.0
     n_items: Positive = 400  # per benchmark task
 
 
@@ -85,6 +87,8 @@ class DataConfig(Config):
     gold_fraction: GoldFraction = 0.0  # of the conversations, taken before the halves: for the gold PM alone
     max_held_out: Positive | None = None  # comparisons kept in the held-out part
     split_seed: int = 0
+    # A second set of comparisons, to pretrain preference models on or to mix in; without one not written.
+    votes: Annotated[HHFiles | None, Field(exclude_if=lambda votes: votes is None)] = None
 
 
 class TokenizerConfig(Config):
@@ -180,6 +184,17 @@ class PMTraining(Config):
     checkpoint_seconds: PositiveFloat = 120.0
 
 
+class PMPConfig(Config):
+    """Preference-model pretraining: a preference model of the votes, which others start from."""
+
+    size: SizeSpec
+    seed: int
+    n_comparisons: Positive | None  # the first n votes in their fixed order; None: all
+    binarised: bool = False  # an absolute label for either side instead of one of the pair, see losses.binarised_loss
+    training: PMTraining
+    compute: Compute
+
+
 class PMConfig(Config):
     size: SizeSpec
     seed: int
@@ -187,6 +202,8 @@ class PMConfig(Config):
     n_comparisons: Positive | None  # nested subsets: the first n of the half in a fixed order; None: all
     helpful_share: Fraction | None = None  # of the n comparisons; None: as the data come
     harmless_weight: PositiveFloat = 1.0  # lambda of (L_helpful + lambda L_harmless) / mean weight (figure 27)
+    pretrained: bool = False  # starts from the weights and the head of its parent "pmp" instead of a fresh head
+    extra_share: Fraction = 0  # of the n comparisons: so many votes are trained on besides them (figure 20)
     training: PMTraining
     compute: Compute
     # Further comparisons that it is judged on, see hh_scaling.probes; without any not written, so that hashes stay.

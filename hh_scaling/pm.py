@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import PMConfig
+from hh_scaling.configs import PMConfig, PMPConfig
 from hh_scaling.crew import Crew, balanced, crew_size
 from hh_scaling.estimates import clustered_mean
-from hh_scaling.losses import preference_loss
+from hh_scaling.losses import binarised_loss, preference_loss
 from hh_scaling.models import check_length, describe, load_tokenizer, set_up
 from hh_scaling.packing import Tree
 from hh_scaling.pairs import PairFile, choose_rows, is_harmless, pair_trees, read_rows, write_pairs
-from hh_scaling.pm_model import initial_pm
+from hh_scaling.pm_model import initial_pm, pretrained_pm
 from hh_scaling.pretrain import save_model
 from hh_scaling.probes import Probe, read_probes
 from hh_scaling.records import StageWriter, check_finite
@@ -38,6 +38,7 @@ from hh_scaling.training import (
     make_optimizer,
     save_training_state,
 )
+from hh_scaling.training_pairs import chosen_rows, find_pairs
 from hh_scaling.tree_scores import TreeScores, batches, score_trees
 
 KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
@@ -60,20 +61,15 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     set_up(config.compute)
     probes = read_probes(config.probes, context.where)
     tokenizer = load_tokenizer(context.parents["base"])
-    table, out = context.parents["data"] / "comparisons.parquet", context.out
-    longest = config.training.max_length
-    chosen = choose_rows(table, config.half, config.n_comparisons, config.helpful_share)
-    pairs = write_pairs(table, chosen.row.to_numpy(), tokenizer, longest, out.path / "pairs.tmp")
-    kept = np.flatnonzero(~pairs.equal)
-    dropped = {"equal_after_truncation": len(pairs) - len(kept)}
-    if not len(kept):
-        raise ValueError(f"no comparison is left in the {config.half} half ({dropped}), needed: at least 1")
-    rows = choose_rows(table, "held_out", None).row.to_numpy()
-    held_out = HeldOut(table, rows, write_pairs(table, rows, tokenizer, longest, out.path / "held_out.tmp"))
-    model = initial_pm(context.parents["base"], tokenizer, config)
+    data, out, longest = context.parents["data"], context.out, config.training.max_length
+    found = find_pairs(chosen_rows(config, data), tokenizer, longest, out.path / "pairs.tmp")
+    held_out = find_held_out(data, tokenizer, longest, out.path / "held_out.tmp")
+    if config.pretrained:
+        model = pretrained_pm(context.parents["pmp"], tokenizer, config)
+    else:
+        model = initial_pm(context.parents["base"], tokenizer, config)
     check_length(model, longest, "pm.max_length")
-    weights = loss_weights(chosen.tranche.iloc[kept], config.harmless_weight)
-    Training(model, pairs.select(kept), weights, held_out, config, out).run()
+    Training(model, found.trees, loss_weights(found.tranche, config.harmless_weight), held_out, config, out).run()
     save_model(model, tokenizer, out.path / "model")
     scorer = TreeScores(model, config.compute)
     scores = score_table(held_out, score_held_out(scorer, held_out, out))
@@ -81,8 +77,15 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     judged = {"probes": judge_probes(scorer, tokenizer, probes, longest, out)} if probes else {}
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()
-    summary = {"model": describe(model, config.size.name), "half": config.half, "n_comparisons": len(kept)}
-    return StageResult(summary | {"dropped": dropped} | summarise(scores) | judged)
+    summary = {"model": describe(model, config.size.name), "half": config.half} | found.counts
+    return StageResult(summary | summarise(scores) | judged)
+
+
+def find_held_out(data: Path, tokenizer: Any, max_length: int, path: Path) -> HeldOut:
+    """Every held-out comparison."""
+    table = data / "comparisons.parquet"
+    rows = choose_rows(table, "held_out", None).row.to_numpy()
+    return HeldOut(table, rows, write_pairs(table, rows, tokenizer, max_length, path))
 
 
 def loss_weights(tranche: pd.Series, harmless_weight: float) -> Tensor:
@@ -103,11 +106,12 @@ class Training:
         pairs: Sequence[Tree] | PairFile,
         weights: Tensor,
         held_out: HeldOut | None,
-        config: PMConfig,
+        config: PMConfig | PMPConfig,
         out: StageWriter,
     ) -> None:
         self.model, self.pairs, self.weights, self.held_out = model, pairs, weights, held_out
         self.config, self.out = config, out
+        self.binarised = isinstance(config, PMPConfig) and config.binarised
         self.scores = TreeScores(model, config.compute)
         self.optimizer = make_optimizer(model.parameters(), config.training.schedule)
         self.curve: dict[int, Tensor] = {}  # pairs seen -> (held-out comparisons, 2) scores
@@ -163,7 +167,7 @@ class Training:
         with self.scores.fixed_weights():
             for group in batches(trees, budget):
                 chosen, rejected = self.scores([trees[i] for i in group]).unbind(1)
-                losses = preference_loss(chosen, rejected)
+                losses = (binarised_loss if self.binarised else preference_loss)(chosen, rejected)
                 ((losses * weights[group].to(losses.device)).sum() / n).backward()
                 loss_sum += losses.sum().item()
                 correct += (chosen > rejected).sum().item()

@@ -137,6 +137,12 @@ def _further(results: Row) -> list[str]:
             "number of comparisons in all; weights apply to the data as they come. The mean accuracy gives both kinds "
             "one half whatever their numbers."
         )
+    if rows_of(results, "pm_pretraining") or rows_of(results, "pm_extra"):
+        lines.append(
+            "Votes are a second set of comparisons, none of them on a question that held-out comparisons ask. Models "
+            "with and without them are of the train half and learn the same comparisons in the same way otherwise. "
+            "Their votes were drawn once, so intervals leave out how another draw would change them."
+        )
     if rows_of(results, "pm_probes"):
         lines.append(
             "Probes are files of comparisons that finished preference models of the train half, trained on the largest "

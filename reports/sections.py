@@ -8,6 +8,7 @@ from typing import Any
 
 from reports import (
     method,
+    pm_pretraining_sentences,
     pm_probe_sentences,
     pm_sentences,
     pm_tables,
@@ -115,12 +116,17 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "pm",
             "Preference models",
-            sentences=[*sentences.pm_sentences(results), *pm_sentences.data_sentences(results)],
+            sentences=[
+                *sentences.pm_sentences(results),
+                *pm_sentences.data_sentences(results),
+                *pm_pretraining_sentences.pretraining_sentences(results),
+            ],
             figures=shown("pm"),
             tables=[
                 result_tables.trend_table(results),
                 result_tables.pm_table(results),
                 *pm_tables.data_tables(results),
+                *pm_pretraining_sentences.pretraining_tables(results),
             ],
         ),
         ReportSection(

@@ -18,6 +18,7 @@ from hh_scaling.configs import (
     DataConfig,
     ForeignPMConfig,
     PMConfig,
+    PMPConfig,
     PPOConfig,
     ReferenceConfig,
     TokenizerConfig,
@@ -59,7 +60,7 @@ class Sizing:
     shape: ModelShape
     scorer: ModelShape  # of the train preference model, which may be of another size
     followers: tuple[ModelShape, ...]  # of those that score evaluations alone: test, gold
-    n_pairs: float  # in a half, where a stage takes all
+    n_pairs: float  # in its part, where a stage takes all
     n_held_out: float  # comparisons
 
 
@@ -107,9 +108,10 @@ def training_memory(shape: ModelShape, micro_tokens: float, logits: bool, traine
 def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
     """Generating a world's text, or reading, splitting and writing the files."""
     if config.world is not None:
-        size = 6.0 * config.world.n_text_tokens + 500.0 * config.world.n_comparisons
+        n_comparisons = config.world.n_comparisons + config.world.n_votes
+        size = 6.0 * config.world.n_text_tokens + 500.0 * n_comparisons
         return Cost(tokens=config.world.n_text_tokens, disk_bytes=size, fixed_seconds=1 + size / 1.5e6)
-    files = [*(config.comparisons.files if config.comparisons else ())]
+    files = [file for source in (config.comparisons, config.votes) if source for file in source.files]
     files += [*config.text.files, *config.text.held_out] if config.text else []
     size = sum(file.bytes * (3.0 if file.name.endswith((".gz", ".xz")) else 1.0) for file in files)
     size = size or 3e8  # a hub's data set
@@ -156,11 +158,12 @@ def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
     )
 
 
-def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
+def pm_cost(config: PMConfig | PMPConfig, sizing: Sizing) -> Cost:
     """One pass over the pairs (lower layers forward only where they are frozen), and scores of the held-out ones at
     its end and at every point of ``eval_at``; a pair's prompt is computed once."""
     shape, training = sizing.shape, config.training
-    n_pairs = (config.n_comparisons or sizing.n_pairs) * training.n_epochs
+    more = 1 + (config.extra_share if isinstance(config, PMConfig) else 0)
+    n_pairs = (config.n_comparisons or sizing.n_pairs) * more * training.n_epochs
     n_scored = sizing.n_held_out * (1 + len(training.eval_at))
     pair_tokens = (2 - PROMPT_SHARE) * training.max_length * FILL
     trained = min(1.0, (training.trainable_layers or shape.n_layers) / shape.n_layers)
@@ -236,6 +239,7 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "TokenizerConfig": tokenizer_cost,
     "BaseConfig": base_cost,
     "ReferenceConfig": reference_cost,
+    "PMPConfig": pm_cost,
     "PMConfig": pm_cost,
     "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,

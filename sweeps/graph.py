@@ -16,6 +16,7 @@ from hh_scaling.configs import (
     ForeignPMConfig,
     Half,
     PMConfig,
+    PMPConfig,
     PMTraining,
     PPOConfig,
     PPOTraining,
@@ -32,7 +33,16 @@ from sweeps.machines import native_dtype
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
-from sweeps.variants import PMVariant, at_rate, largest_count, other_rates, pm_variants, rate_slug
+from sweeps.variants import (
+    PMVariant,
+    at_rate,
+    gold_variant,
+    largest_count,
+    main_variants,
+    other_rates,
+    pm_variants,
+    rate_slug,
+)
 
 T = TypeVar("T", bound=Config)
 SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
@@ -151,6 +161,7 @@ class Expansion:
             gold_fraction=section.gold_fraction,
             max_held_out=section.max_held_out,
             split_seed=section.split_seed,
+            votes=self.inputs.votes(),
         )
         data = self.stage("data", "data", config, {}, where=self.inputs.where)
         self.add(("data",), data)
@@ -186,9 +197,9 @@ class Expansion:
         section, seed = self.study.pm, self.seed_of("pm", seed, name)
         if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "train") in self.made:
             return
-        most = largest_count(section)
+        most, main = largest_count(section), main_variants(section)
         for variant in pm_variants(section):
-            scores_policies = variant.is_main and variant.n_comparisons == most
+            scores_policies = variant in main and variant.n_comparisons == most
             self.add(("pm", name, seed, variant.half) if scores_policies else None, self.pm(name, seed, variant))
 
     def pm(self, name: str, seed: int, variant: PMVariant) -> Stage:
@@ -203,13 +214,33 @@ class Expansion:
             n_comparisons=variant.n_comparisons,
             helpful_share=variant.helpful_share,
             harmless_weight=variant.harmless_weight,
+            pretrained=variant.pretrained,
+            extra_share=variant.extra_share,
             training=training.model_copy(update={"eval_at": variant.eval_at}),
             compute=self.compute(section.compute, name),
             probes=self.probes if variant.probed else (),
         )
         parents = {"data": self.made["data",], "base": self.base(name, seed)}
+        parents |= {"pmp": self.pmp(name, seed)} if variant.pretrained else {}
         where = self.probes_where if variant.probed else {}
         return self.stage("pm", f"pm-{name}-s{seed}-{variant.slug}", config, parents, where=where)
+
+    def pmp(self, name: str, seed: int) -> Stage:
+        """The pretraining that preference models of the size and seed start from."""
+        section = self.study.pmp
+        assert section is not None
+        if ("pmp", name, seed) not in self.made:
+            config = PMPConfig(
+                size=self.sizes[name],
+                seed=seed,
+                n_comparisons=section.n_comparisons,
+                binarised=section.binarised,
+                training=pick(section, PMTraining),
+                compute=self.compute(section.compute, name),
+            )
+            parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            self.add(("pmp", name, seed), self.stage("pmp", f"pmp-{name}-s{seed}", config, parents))
+        return self.made["pmp", name, seed]
 
     def add_reference(self, name: str, seed: int) -> Stage | None:
         """The reference of the chain of ``seed``; None where the base itself is the reference."""
@@ -275,7 +306,8 @@ class Expansion:
             return {}
         key = ("pm", self.largest(), self.study.seeds[0], "gold")
         if key not in self.made:
-            self.add(key, self.pm(*key[1:3], PMVariant(n_comparisons=None, half="gold")))
+            assert self.study.pm is not None
+            self.add(key, self.pm(*key[1:3], gold_variant(self.study.pm)))
         return {"pm_gold": self.made[key]}
 
     def foreign(self, key: KeyPath, choice: ForeignChoice) -> Stage:

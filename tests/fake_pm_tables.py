@@ -50,6 +50,8 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "pm_agreement": [row for i, m in enumerate(sized) for row in agreement(m, i)],
         "pm_shares": [row for i, m in enumerate(sized) for row in shares(m, i, len(sized))],
         "pm_weights": [row for i, m in enumerate(sized) for row in weights(m, i)],
+        "pm_pretraining": [row for i, m in enumerate(models) for row in pretraining(m, i)],
+        "pm_extra": [row for i, m in enumerate(sized) for row in extra(m, i)],
         "pm_curve": [row for i, m in enumerate(models) for row in curve(m, i)],
         "pm_probes": [row for i, m in enumerate(sized) for row in probes(m, i)],
         "pm_probe_slopes": probe_slopes(len(sized)),
@@ -152,6 +154,32 @@ def weights(model: Row, place: int) -> list[Row]:
             start = level(place) + LEVEL.get(group, 0.005)
             row = {**model, "harmless_weight": weight, "group": group, "accuracy": estimate(start + value, 0.02)}
             rows.append({**row, "minus_one": None if weight == 1 else difference(value, 0.01)})
+    return rows
+
+
+def pretraining(model: Row, place: int) -> list[Row]:
+    """Pretraining adds 4 points at the fewest comparisons (less at larger sizes) and none at the most."""
+    rows = []
+    for count in (COUNTS[0], MOST):
+        plain = level(place) - 0.02 * math.log(MOST / count)
+        gain = 0.0 if count == MOST else 0.04 / (1 + place)
+        for pretrained in (False, True):
+            row = {**model, "n_comparisons": count, "pretrained": pretrained, "n_runs": 2, "note": None}
+            row["accuracy"] = estimate(plain + gain * pretrained, 0.02)
+            rows.append({**row, "difference": difference(gain, 0.008) if pretrained else None})
+    return rows
+
+
+EXTRA = (0.0, 0.5, 1.0)
+
+
+def extra(model: Row, place: int) -> list[Row]:
+    """Votes cost the smallest size 3 points a whole share, the others nothing."""
+    rows = []
+    for share in EXTRA:
+        change = -0.03 * share if place == 0 else 0.0
+        row = {**model, "extra_share": share, "accuracy": estimate(level(place) + change, 0.02)}
+        rows.append({**row, "difference": difference(change, 0.01) if share else None})
     return rows
 
 
