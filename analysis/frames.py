@@ -67,9 +67,11 @@ class Setting:
         """That of one stage's configuration; what an older one lacks is the main setting's."""
         schedule = (config.get("training") or {}).get("schedule") or {}
         known = {**config, "rate_factor": schedule.get("rate_factor")}
-        own = known.pop("pretrained", main_pretrained)
+        own = bool(known.pop("pretrained", False))  # only written where it is so
+        if config.get("half") not in ("train", "test"):  # the gold model is never pretrained, other stages cannot be
+            own = main_pretrained
         numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
-        return cls(**numbers, pretrained=None if own == main_pretrained else bool(own))
+        return cls(**numbers, pretrained=None if own == main_pretrained else own)
 
     def varies_only(self, name: str) -> bool:
         """Whether nothing but that field differs from the main setting (nor must it)."""

@@ -92,10 +92,10 @@ class HeldOut:
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-def pm_scores(study: Study) -> dict[str, HeldOut]:
-    """Held-out scores of every finished PM of whatever setting, by stage id."""
+def pm_scores(study: Study, kind: str = "pm") -> dict[str, HeldOut]:
+    """Held-out scores of every finished PM (or of votes: "pmp") of whatever setting, by stage id."""
     found = {}
-    for record in study.of_kind("pm"):
+    for record in study.of_kind(kind):
         frame = stage_table(study, record, "scores.parquet", PM_COLUMNS)
         if frame is not None and len(frame):
             found[record.stage_id] = HeldOut.of(frame)

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.crossed import Term, combine, measure
-from analysis.frames import Study
+from analysis.frames import MAIN, Study
+from analysis.held_out import HeldOut
 from analysis.pools import PM, Pool, grouped, on_common_chains, varied
 
 Cell = Mapping[Any, Pool]  # one size's PMs on one number of comparisons, by the value of what is varied
 
 
-def pm_pretraining(study: Study, pms: Sequence[PM]) -> list[dict[str, Any]]:
+def pm_pretraining(study: Study, pms: Sequence[PM], votes: Sequence[PM] = ()) -> list[dict[str, Any]]:
     """A row per size, number of comparisons and start: accuracy with and without pretraining, and the difference.
 
-    Only where there are both; PMs are of the train half. The difference is paired by comparison and chain.
+    Only where there are both; PMs are of the train half. The difference is paired by comparison and chain. The row on 0
+    comparisons is of the pretraining itself (``votes``), at sizes that have other rows.
     """
     alone = [pm for pm in pms if pm.half == "train" and pm.setting.varies_only("pretrained")]
     rows = []
@@ -24,7 +26,17 @@ def pm_pretraining(study: Study, pms: Sequence[PM]) -> list[dict[str, Any]]:
         sizes = grouped(same.pms, lambda pm: pm.place).values()
         starts = [grouped(pool.pms, lambda pm: is_pretrained(study, pm)) for pool in sizes]
         rows += compared(study, [start for start in starts if len(start) == 2], "pretrained", False)
+    shown = {row["model"] for row in rows}
+    before = grouped([pm for pm in votes if pm.model.name in shown], lambda pm: pm.place).values()
+    rows += compared(study, [{True: pool} for pool in before], "pretrained", False)
     return in_order(rows, "pretrained")
+
+
+def votes_alone(study: Study, scores: Mapping[str, HeldOut]) -> list[PM]:
+    """The pretraining of every size and seed as a preference model of no comparisons."""
+    found = [(study.records[stage_id], held_out) for stage_id, held_out in scores.items()]
+    pms = [PM(r, study.model(r), study.chain(r), MAIN, 0, scored) for r, scored in found if study.is_main(r)]
+    return sorted(pms, key=lambda pm: pm.place)
 
 
 def is_pretrained(study: Study, pm: PM) -> bool:

@@ -21,7 +21,7 @@ from analysis.pm_curve import pm_curve
 from analysis.pm_fits import pm_fits
 from analysis.pm_floor import pm_floor, pm_score_rows
 from analysis.pm_mixing import pm_shares, pm_weights
-from analysis.pm_pretraining import pm_extra, pm_pretraining
+from analysis.pm_pretraining import pm_extra, pm_pretraining, votes_alone
 from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
@@ -132,7 +132,7 @@ def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, An
         "pm_agreement": pm_agreement(study, pms),
         "pm_shares": pm_shares(study, pms),
         "pm_weights": pm_weights(study, pms),
-        "pm_pretraining": pm_pretraining(study, pms),
+        "pm_pretraining": pm_pretraining(study, pms, votes_alone(study, pm_scores(study, "pmp"))),
         "pm_extra": pm_extra(study, pms),
         "pm_curve": pm_curve(study, pms),
         "pm_probes": pm_probes(study, probes),

@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
+VOTES_TEMPERATURE = 4.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
 Half = Literal["train", "test", "gold"]  # gold: neither half, see DataConfig.gold_fraction
@@ -56,9 +57,10 @@ class WorldConfig(Config):
     n_text_tokens: Positive = 1_500_000  # approximate, counted as whitespace-separated words and marks
     n_comparisons: Positive = 16_384  # before the split into halves and held-out part
     temperature: PositiveFloat = 1.25  # of the Bradley-Terry labels
-    n_votes: Annotated[int, Field(ge=0)] = 0  # noisier comparisons besides, see DataConfig.votes
-    votes_temperature: PositiveFloat = 4.0
     n_items: Positive = 400  # per benchmark task
+    # Noisier comparisons besides, see DataConfig.votes; neither number is written where it is the default.
+    n_votes: Annotated[int, Field(ge=0, exclude_if=lambda n: n == 0)] = 0
+    votes_temperature: Annotated[float, Field(gt=0, exclude_if=lambda t: t == VOTES_TEMPERATURE)] = VOTES_TEMPERATURE
 
 
 class HHFiles(Config):
@@ -202,12 +204,14 @@ class PMConfig(Config):
     n_comparisons: Positive | None  # nested subsets: the first n of the half in a fixed order; None: all
     helpful_share: Fraction | None = None  # of the n comparisons; None: as the data come
     harmless_weight: PositiveFloat = 1.0  # lambda of (L_helpful + lambda L_harmless) / mean weight (figure 27)
-    pretrained: bool = False  # starts from the weights and the head of its parent "pmp" instead of a fresh head
-    extra_share: Fraction = 0  # of the n comparisons: so many votes are trained on besides them (figure 20)
     training: PMTraining
     compute: Compute
     # Further comparisons that it is judged on, see hh_scaling.probes; without any not written, so that hashes stay.
     probes: Annotated[tuple[InputFile, ...], Field(exclude_if=lambda files: not files)] = ()
+    # Whether it starts from the weights and the head of its parent "pmp" instead of a fresh head; written if true.
+    pretrained: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # Of the n comparisons: so many votes are trained on besides them (figure 20); 0 is not written.
+    extra_share: Annotated[float, Field(ge=0, le=1, exclude_if=lambda share: share == 0)] = 0.0
 
 
 class ForeignPMConfig(Config):

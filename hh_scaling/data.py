@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hh_scaling.votes import vote_pairs, write_votes
 from hh_scaling.world import Comparison as WorldComparison
 from hh_scaling.world import Gold, World
 
+MOST_DRAWN = 100  # of a world's votes for each that is wanted, where nearly all questions are held out
 HELD_OUT_TEXT = 0.05  # of the world's text, written besides the training text
 Tell = Callable[[int], None]
 
@@ -134,14 +136,18 @@ def _write_votes(
     config: DataConfig, world: World | None, index: SplitIndex, plan: SplitPlan, context: StageContext
 ) -> dict[str, Any]:
     """Write votes.parquet where there are votes; what the summary says of them. None is about a question that held-out
-    or gold comparisons are about."""
-    own = world.votes() if world is not None else []
-    if config.votes is None and not own:
+    or gold comparisons are about: a world makes others instead."""
+    rows: Iterator[Comparison | Dropped]
+    wanted = config.world.n_votes if config.world is not None else 0
+    if config.votes is not None:
+        rows = _source_rows(config.votes, context, vote_pairs)
+    elif world is not None and wanted:
+        rows = _world_rows(islice(world.votes(), MOST_DRAWN * wanted))
+    else:
         return {}
-    rows = _source_rows(config.votes, context, vote_pairs) if config.votes is not None else _world_rows(own)
     apart = plan.kept & np.isin(plan.split, (HELD_OUT, GOLD))
     reserved = set(index.column("conversation")[apart].tolist())
-    return {"votes": write_votes(rows, reserved, config.split_seed, not own, context.out.path)}
+    return {"votes": write_votes(rows, reserved, config.split_seed, wanted or None, context.out.path)}
 
 
 # ---------------------------------------------------------------- text

@@ -30,8 +30,12 @@ def chosen_rows(config: PMConfig, data: Path) -> Chosen:
     table = data / "comparisons.parquet"
     rows = choose_rows(table, config.half, config.n_comparisons, config.helpful_share)
     found = {"n_comparisons": (table, rows)}
-    if n_extra := round(config.extra_share * len(rows)):
-        votes = votes_table(data)
+    if config.extra_share:
+        votes, n_extra = votes_table(data), round(config.extra_share * len(rows))
+        if not n_extra:
+            raise ValueError(
+                f"pm.extra_share {config.extra_share:g} of {len(rows)} comparisons is no vote, needed: one"
+            )
         found["n_extra"] = (votes, choose_rows(votes, SPLIT, n_extra))
     return found
 

@@ -116,19 +116,19 @@ def votes_table(data_stage: Path) -> Path:
 
 
 def write_votes(
-    rows: Iterable[Comparison | Dropped], reserved: Container[int], seed: int, drop_duplicates: bool, out: Path
+    rows: Iterable[Comparison | Dropped], reserved: Container[int], seed: int, wanted: int | None, out: Path
 ) -> dict[str, Any]:
     """Write ``votes.parquet`` into ``out``, in the columns of comparisons.parquet, and return what the summary says.
 
-    ``order`` is a random rank that content and seed decide. Votes on a conversation in ``reserved`` are left out.
-    DataError when none is left.
+    ``order`` is a random rank that content and seed decide. Votes on a conversation in ``reserved`` are left out. Of a
+    world's rows as many as ``wanted`` are kept, equal ones too; of others (None) all but duplicates. DataError when
+    fewer are left.
     """
     staged = out / "votes.tmp"
     content, rank, tranches = array("Q"), array("Q"), []
-    tally: Counter[str] = Counter(rows=0, empty_responses=0)
+    tally: Counter[str] = Counter(empty_responses=0)
     with comparison_table.staging(staged) as write:
         for row in rows:
-            tally["rows"] += 1
             if isinstance(row, Dropped):
                 tally[row.reason] += 1
                 continue
@@ -138,20 +138,21 @@ def write_votes(
                 continue
             tally["empty_responses"] += not row.chosen.strip() or not row.rejected.strip()
             code = seeded_code(seed, row.prompt, row.chosen, row.rejected)
-            number = str(len(content)) if row.source == "world" else ""  # equal rows are not to stand side by side
+            number = "" if wanted is None else str(len(content))  # equal rows are not to stand side by side
             content.append(code)
             rank.append(seeded_code(seed, "votes", str(code), number))
             tranches.append(row.tranche)
             write(row, conversation)
-    kept = first_of_each(np.asarray(content)) if drop_duplicates else np.ones(len(content), dtype=bool)
-    if not kept.any():
-        raise DataError(f"votes: no comparison is left ({_dropped(tally)}); expected at least one")
+            if len(content) == wanted:
+                break
+    kept = first_of_each(np.asarray(content)) if wanted is None else np.ones(len(content), dtype=bool)
+    tally[DUPLICATE] += int((~kept).sum())
+    if kept.sum() < (wanted or 1):
+        raise DataError(f"votes: {_found(int(kept.sum()), _dropped(tally))}; expected {wanted or 'at least one'}")
     comparison_table.write_part(staged, out / FILE, SPLIT, kept, _ranks(np.asarray(rank), kept))
     staged.unlink()
-    tally[DUPLICATE] += int((~kept).sum())
     by_tranche = Counter(name for name, keep in zip(tranches, kept, strict=True) if keep)
     return {
-        "n_rows": tally["rows"],
         "n_kept": int(kept.sum()),
         "dropped": _dropped(tally),
         "empty_responses": tally["empty_responses"],
@@ -167,4 +168,12 @@ def _ranks(codes: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _dropped(tally: Counter[str]) -> dict[str, int]:
-    return {reason: n for reason, n in tally.items() if n and reason not in ("rows", "empty_responses")}
+    return {reason: n for reason, n in tally.items() if n and reason != "empty_responses"}
+
+
+def _found(n: int, dropped: Mapping[str, int]) -> str:
+    """``2 comparisons are left (left out: 3 equal_scores)``."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    return f"{n} {'comparison is' if n == 1 else 'comparisons are'} left" + (
+        f" (left out: {reasons})" if reasons else ""
+    )

@@ -19,6 +19,7 @@ def left_out_sentences(results: Row) -> list[str]:
     """Comparisons dropped, stages missing or diverged, checkpoints and tasks that could not be used, failed fits."""
     lines = [
         _dropped(results),
+        _votes_left_out(results),
         _excluded(results),
         _unresolved(results),
         _uninformative(results),
@@ -34,6 +35,13 @@ def _dropped(results: Row) -> str:
         return ""
     reasons = f": {join_words([f'{n:,} {reason}' for reason, n in dropped.items()])}" if dropped else ""
     return f"Of {data['n_rows']:,} comparisons read, {data['n_rows'] - data['n_kept']:,} were dropped{reasons}."
+
+
+def _votes_left_out(results: Row) -> str:
+    """A question's answers and their pairs are counted apart, so there is no number that these are of."""
+    votes = (results.get("data") or {}).get("votes") or {}
+    dropped = [f"{int(n):,} {reason}" for reason, n in (votes.get("dropped") or {}).items() if n]
+    return f"Besides {votes['n_kept']:,} votes there were, left out: {join_words(dropped)}." if dropped else ""
 
 
 def _excluded(results: Row) -> str:
@@ -139,9 +147,9 @@ def _further(results: Row) -> list[str]:
         )
     if rows_of(results, "pm_pretraining") or rows_of(results, "pm_extra"):
         lines.append(
-            "Votes are a second set of comparisons, none of them on a question that held-out comparisons ask. Models "
-            "with and without them are of the train half and learn the same comparisons in the same way otherwise. "
-            "Their votes were drawn once, so intervals leave out how another draw would change them."
+            "Votes are a second set of comparisons, none of them on a question that held-out or gold comparisons ask. "
+            "Models with and without them are of the train half and learn the same comparisons by the same rule; votes "
+            "add steps. Their votes were drawn once, so intervals leave out how another draw would change them."
         )
     if rows_of(results, "pm_probes"):
         lines.append(

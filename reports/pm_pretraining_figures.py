@@ -33,7 +33,8 @@ def share_words(share: float) -> str:
 
 def pretraining_table(results: Row) -> pd.DataFrame:
     """Tidy rows, a panel a size: accuracy at each number of comparisons, with and without pretraining."""
-    rows = [row for row in rows_of(results, "pm_pretraining") if has_value(row["accuracy"])]
+    every = rows_of(results, "pm_pretraining")
+    rows = [row for row in every if row["n_comparisons"] and has_value(row["accuracy"])]
     out: list[dict[str, Any]] = [
         {**model_cells(row), "panel": row["model"], "layer": "point", "x_name": "n_comparisons"}
         | {"x": row["n_comparisons"], "series": PRETRAINED if row["pretrained"] else FRESH, **accuracy_cells(row)}

@@ -1,12 +1,12 @@
-"""What pretraining on votes and votes mixed in change, in words and tables. Only where an interval excludes 0 is
-anything said; the tables hold all of it."""
+"""What pretraining on votes and votes mixed in change, in words and tables. No change is named whose interval holds 0;
+where all do, the sentence says how large one would have been found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reports.differences import changes, tally
+from reports.differences import changes, detectable, tally
 from reports.formats import format_difference, format_estimate
 from reports.pm_pretraining_figures import FRESH, PRETRAINED, share_words
 from reports.pm_tables import POWER
@@ -19,7 +19,7 @@ CHANCE = "About one in twenty would be by chance alone."
 
 
 def pretraining_sentences(results: Row) -> list[str]:
-    """Where pretraining changes accuracy measurably, and where votes mixed in do."""
+    """Where pretraining changes accuracy, and where votes mixed in do."""
     lines = [
         _measured(
             rows_of(results, "pm_pretraining"),
@@ -36,13 +36,17 @@ def pretraining_sentences(results: Row) -> list[str]:
 
 
 def _measured(rows: Sequence[Row], subject: str, name: Callable[[Row], str]) -> str:
-    """How many differences exclude 0, and which; nothing where none does."""
-    known = [row for row in rows if has_value(row["difference"])]
+    """How many differences exclude 0, and which; where none does, how large one would have been found."""
+    known = [row for row in rows if has_value(row["difference"]) and row["difference"].get("low") is not None]
     clear = [(name(row), row["difference"]) for row in known if sign(row["difference"]) != 0]
-    if not clear:
+    if not known:
         return ""
-    counts = tally([row["difference"] for row in known], "higher", "lower")
-    return f"{subject}: {counts}, {changes(clear, 'higher', 'lower')}. {CHANCE}"
+    every = [row["difference"] for row in known]
+    counts = tally(every, "higher", "lower")
+    if clear:
+        return f"{subject}: {counts}, {changes(clear, 'higher', 'lower')}. {CHANCE}"
+    found = detectable(every)
+    return f"{subject}: {counts}" + (f" ({found})." if found else ".")
 
 
 # ---------------------------------------------------------------- tables
@@ -56,11 +60,16 @@ def pretraining_tables(results: Row) -> list[HtmlTable]:
 def start_table(results: Row) -> HtmlTable:
     """Accuracy with and without pretraining at every size and number of comparisons."""
     rows = [
-        [str(row["model"]), f"{row['n_comparisons']:,}", PRETRAINED if row["pretrained"] else FRESH, *_measures(row)]
+        [str(row["model"]), _count(row["n_comparisons"]), PRETRAINED if row["pretrained"] else FRESH, *_measures(row)]
         for row in rows_of(results, "pm_pretraining")
     ]
     head = ["model", "comparisons", "start", "accuracy", f"minus {FRESH}", "note"]
     return HtmlTable(f"Preference models {PRETRAINED} ({POWER})", head, rows, wide=(5,), numbers=(1,))
+
+
+def _count(n: int) -> str:
+    """A number of comparisons; of none there are the votes alone."""
+    return f"{n:,}" if n else "0 (votes alone)"
 
 
 def extra_table(results: Row) -> HtmlTable:

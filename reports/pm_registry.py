@@ -58,7 +58,7 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy with and without pretraining on votes",
         caption="The same comparisons, of the train half, learned from a fresh score head and from a preference model "
         "of votes, its head included. Means over runs with 95 % intervals; the table has the differences, "
-        "paired by comparison and run.",
+        "paired by comparison and run, and what the votes alone have taught.",
         why_empty="no preference model was pretrained on votes beside one that was not.",
         table=pm_pretraining_figures.pretraining_table,
         draw=pm_pretraining_figures.draw_pretraining,
@@ -69,9 +69,9 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         name="figure-20-pm-extra",
         section="pm",
         title="Preference-model accuracy with a second set of comparisons mixed in",
-        caption="After figure 20 of Bai et al. (2022). Votes are learned besides the same comparisons, in one pass; "
-        "the share counts them against the comparisons. Left means over runs with 95 % intervals, right the "
-        "differences from none, paired by held-out comparison and run.",
+        caption="After figure 20 of Bai et al. (2022), judged on held-out comparisons of the first set. Votes are "
+        "learned besides the same comparisons, in one pass; the share counts them against the comparisons. Left means "
+        "over runs with 95 % intervals, right the differences from none, paired by held-out comparison and run.",
         why_empty="no votes were mixed into a preference model's comparisons.",
         table=pm_pretraining_figures.extra_table,
         draw=pm_pretraining_figures.draw_extra,

@@ -148,6 +148,12 @@ def votes_problems(study: Study) -> Found:
         wanted["pm", "pretrained"] = pmp.n_comparisons if pmp is not None else None
     if any(pm.extra_share):
         wanted["pm", "extra_share"] = None if most is None else round(max(pm.extra_share) * most)
+    for share in pm.extra_share if most is not None else ():
+        if share and most and not round(share * most):
+            yield (
+                ("pm", "extra_share"),
+                f"has {share:g}, which is no vote beside {most} (allowed: 0, or {1 / most:g} to 1)",
+            )
     for key, n in wanted.items():
         if votes is None and not made:
             yield key, f"needs votes; --set {'world.n_votes=10k' if study.world is not None else 'data.votes=FILE'}"

@@ -33,6 +33,7 @@ ASSUMED = (
 )
 FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
 CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+HUB_BYTES = 3e8  # of a data set on the hub
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
 ACTIVATION_BYTES = (
     34  # a token, layer and unit of width, kept for the backward pass in 16 bits (34 s b h without attention)
@@ -114,7 +115,8 @@ def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
     files = [file for source in (config.comparisons, config.votes) if source for file in source.files]
     files += [*config.text.files, *config.text.held_out] if config.text else []
     size = sum(file.bytes * (3.0 if file.name.endswith((".gz", ".xz")) else 1.0) for file in files)
-    size = size or 3e8  # a hub's data set
+    hubs = [source for source in (config.comparisons, config.votes) if source is not None and source.hub is not None]
+    size = size + HUB_BYTES * len(hubs) or HUB_BYTES
     return Cost(disk_bytes=size, memory_bytes=PROCESS_BYTES + 3 * size, fixed_seconds=2 + size / 2e7)
 
 

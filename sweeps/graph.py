@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
@@ -15,9 +15,6 @@ from hh_scaling.configs import (
     DataConfig,
     ForeignPMConfig,
     Half,
-    PMConfig,
-    PMPConfig,
-    PMTraining,
     PPOConfig,
     PPOTraining,
     ReferenceConfig,
@@ -26,26 +23,25 @@ from hh_scaling.configs import (
 )
 from hh_scaling.stages import KINDS
 from sweeps.check import LoadedStudy, made_name
+from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
-from sweeps.machines import native_dtype
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
 from sweeps.variants import (
     PMVariant,
     at_rate,
-    gold_variant,
     largest_count,
     main_variants,
     other_rates,
+    pick,
+    pm_config,
     pm_variants,
+    pmp_config,
     rate_slug,
 )
-
-T = TypeVar("T", bound=Config)
-SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
 
 
 def expand(loaded: LoadedStudy, may_lack_files: bool = False) -> Graph:
@@ -116,22 +112,8 @@ class Expansion:
         return self.study.seeds[0] if shared else seed
 
     def compute(self, section: ComputeChoice, name: str) -> Compute:
-        """The size's choice over the section's over the study's, with ``auto`` resolved.
-
-        On a processor a small rung is faster in float32, and in bf16 a rung is faster with eager attention (the fused
-        kernel's backward pass is slow there at short lengths): measured with this package's own stages.
-        """
-        merged = Compute().model_dump() | {"dtype": "auto", "attention": None}
-        for choice in (self.study.compute, section, self.chosen[name]):
-            merged |= choice.model_dump(exclude_none=True)
-        n_params, on_cpu = self.sizes[name].n_params, merged["device"] == "cpu"
-        small = n_params is not None and n_params < SMALL_RUNG
-        if merged["dtype"] == "auto":
-            merged["dtype"] = "bf16" if not on_cpu else "float32" if small else native_dtype()
-        if merged["attention"] is None:
-            eager = on_cpu and n_params is not None and merged["dtype"] == "bf16"
-            merged["attention"] = "eager" if eager else "sdpa"
-        return Compute(**merged)
+        """The size's choice over the section's over the study's."""
+        return resolve_compute((self.study.compute, section, self.chosen[name]), self.sizes[name].n_params)
 
     # ------------------------------------------------------------ sizes and data
 
@@ -139,15 +121,8 @@ class Expansion:
         """Make each size a specification without paths; local weights are known by their hash."""
         for i, (entry, name) in enumerate(zip(self.study.sizes, self.names, strict=True)):
             digest, where = self.inputs.weights(i, entry)
-            self.sizes[name] = SizeSpec(
-                name=name,
-                n_params=entry.n_params,
-                architecture=entry.architecture or self.study.architecture,
-                hub=entry.hub,
-                revision=entry.revision,
-                weights_sha256=digest,
-                trust_remote_code=entry.trust_remote_code,
-            )
+            own = {"n_params": entry.n_params, "architecture": entry.architecture or self.study.architecture}
+            self.sizes[name] = found_elsewhere(entry, name, digest).model_copy(update=own)
             self.size_where[name], self.chosen[name] = where, entry.compute
 
     def add_data(self) -> None:
@@ -206,20 +181,8 @@ class Expansion:
         """One preference model of a size."""
         section = self.study.pm
         assert section is not None
-        training = at_rate(pick(section, PMTraining), variant.rate_factor)
-        config = PMConfig(
-            size=self.sizes[name],
-            seed=seed,
-            half=variant.half,
-            n_comparisons=variant.n_comparisons,
-            helpful_share=variant.helpful_share,
-            harmless_weight=variant.harmless_weight,
-            pretrained=variant.pretrained,
-            extra_share=variant.extra_share,
-            training=training.model_copy(update={"eval_at": variant.eval_at}),
-            compute=self.compute(section.compute, name),
-            probes=self.probes if variant.probed else (),
-        )
+        compute = self.compute(section.compute, name)
+        config = pm_config(section, variant, self.sizes[name], seed, compute, self.probes)
         parents = {"data": self.made["data",], "base": self.base(name, seed)}
         parents |= {"pmp": self.pmp(name, seed)} if variant.pretrained else {}
         where = self.probes_where if variant.probed else {}
@@ -230,14 +193,7 @@ class Expansion:
         section = self.study.pmp
         assert section is not None
         if ("pmp", name, seed) not in self.made:
-            config = PMPConfig(
-                size=self.sizes[name],
-                seed=seed,
-                n_comparisons=section.n_comparisons,
-                binarised=section.binarised,
-                training=pick(section, PMTraining),
-                compute=self.compute(section.compute, name),
-            )
+            config = pmp_config(section, self.sizes[name], seed, self.compute(section.compute, name))
             parents = {"data": self.made["data",], "base": self.base(name, seed)}
             self.add(("pmp", name, seed), self.stage("pmp", f"pmp-{name}-s{seed}", config, parents))
         return self.made["pmp", name, seed]
@@ -306,8 +262,7 @@ class Expansion:
             return {}
         key = ("pm", self.largest(), self.study.seeds[0], "gold")
         if key not in self.made:
-            assert self.study.pm is not None
-            self.add(key, self.pm(*key[1:3], gold_variant(self.study.pm)))
+            self.add(key, self.pm(*key[1:3], PMVariant(n_comparisons=None, half="gold")))
         return {"pm_gold": self.made[key]}
 
     def foreign(self, key: KeyPath, choice: ForeignChoice) -> Stage:
@@ -315,14 +270,8 @@ class Expansion:
         if ("foreign_pm", key) not in self.made:
             digest, where = self.inputs.classifier(key, choice)
             name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
-            size = SizeSpec(
-                name=name,
-                hub=choice.hub,
-                revision=choice.revision,
-                weights_sha256=digest,
-                trust_remote_code=choice.trust_remote_code,
-            )
-            stage = self.stage("foreign_pm", f"foreign-pm-{name}", ForeignPMConfig(size=size), {}, where=where)
+            config = ForeignPMConfig(size=found_elsewhere(choice, name, digest))
+            stage = self.stage("foreign_pm", f"foreign-pm-{name}", config, {}, where=where)
             self.add(("foreign_pm", key), stage)
         return self.made["foreign_pm", key]
 
@@ -359,6 +308,12 @@ class Expansion:
                 self.add(("benchmark", name, seed, key[0], at), stage)
 
 
-def pick(section: Config, model: type[T]) -> T:
-    """The stage's own configuration out of a section that extends it."""
-    return model(**{name: getattr(section, name) for name in model.model_fields})
+def found_elsewhere(entry: SizeEntry | ForeignChoice, name: str, digest: str | None) -> SizeSpec:
+    """A model that exists, known by its revision or by its weights' hash."""
+    return SizeSpec(
+        name=name,
+        hub=entry.hub,
+        revision=entry.revision,
+        weights_sha256=digest,
+        trust_remote_code=entry.trust_remote_code,
+    )

@@ -5,10 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from hh_scaling.configs import BaseTraining, Half, PMTraining, PPOTraining
-from sweeps.study import BaseSection, PMSection, PPOSection
+from hh_scaling.configs import (
+    BaseTraining,
+    Compute,
+    Config,
+    Half,
+    InputFile,
+    PMConfig,
+    PMPConfig,
+    PMTraining,
+    PPOTraining,
+    SizeSpec,
+)
+from sweeps.study import BaseSection, PMPSection, PMSection, PPOSection
 
+Picked = TypeVar("Picked", bound=Config)
 T = TypeVar("T", BaseTraining, PMTraining, PPOTraining)
+
+
+def pick(section: Config, model: type[Picked]) -> Picked:
+    """The stage's own configuration out of a section that extends it."""
+    return model(**{name: getattr(section, name) for name in model.model_fields})
+
+
+# ---------------------------------------------------------------- preference models
 
 
 @dataclass(frozen=True)
@@ -61,14 +81,41 @@ def main_variants(section: PMSection) -> list[PMVariant]:
     return found if section.halves == "train" else [*found, replace(main, half="test")]
 
 
-def gold_variant(section: PMSection) -> PMVariant:
-    """The preference model that stands in for people: of the main setting, on all comparisons of the gold part."""
-    return PMVariant(None, "gold", pretrained=section.pretrained[0])
-
-
 def largest_count(section: PMSection) -> int | None:
     """The largest of the numbers of comparisons; None, all, is the largest of all."""
     return None if None in section.n_comparisons else max(n for n in section.n_comparisons if n is not None)
+
+
+def pm_config(
+    section: PMSection, variant: PMVariant, size: SizeSpec, seed: int, compute: Compute, probes: tuple[InputFile, ...]
+) -> PMConfig:
+    """The complete configuration of one variant."""
+    training = at_rate(pick(section, PMTraining), variant.rate_factor)
+    return PMConfig(
+        size=size,
+        seed=seed,
+        half=variant.half,
+        n_comparisons=variant.n_comparisons,
+        helpful_share=variant.helpful_share,
+        harmless_weight=variant.harmless_weight,
+        pretrained=variant.pretrained,
+        extra_share=variant.extra_share,
+        training=training.model_copy(update={"eval_at": variant.eval_at}),
+        compute=compute,
+        probes=probes if variant.probed else (),
+    )
+
+
+def pmp_config(section: PMPSection, size: SizeSpec, seed: int, compute: Compute) -> PMPConfig:
+    """That of the pretraining that preference models of the size and seed start from."""
+    return PMPConfig(
+        size=size,
+        seed=seed,
+        n_comparisons=section.n_comparisons,
+        binarised=section.binarised,
+        training=pick(section, PMTraining),
+        compute=compute,
+    )
 
 
 # ---------------------------------------------------------------- rates

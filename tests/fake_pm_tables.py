@@ -158,8 +158,9 @@ def weights(model: Row, place: int) -> list[Row]:
 
 
 def pretraining(model: Row, place: int) -> list[Row]:
-    """Pretraining adds 4 points at the fewest comparisons (less at larger sizes) and none at the most."""
-    rows = []
+    """Pretraining adds 4 points at the fewest comparisons (less at larger sizes) and none at the most; votes alone."""
+    alone = {"n_comparisons": 0, "pretrained": True, "accuracy": estimate(0.6, 0.02), "difference": None}
+    rows: list[Row] = [{**model, **alone, "n_runs": 2, "note": None}]
     for count in (COUNTS[0], MOST):
         plain = level(place) - 0.02 * math.log(MOST / count)
         gain = 0.0 if count == MOST else 0.04 / (1 + place)

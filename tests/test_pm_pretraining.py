@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from analysis.estimates import paired_difference
 from analysis.frames import MAIN, Setting, Study
 from analysis.pm import pm_rows
-from analysis.pm_pretraining import pm_extra, pm_pretraining
+from analysis.pm_pretraining import pm_extra, pm_pretraining, votes_alone
 from analysis.pools import PM, largest
 from analysis.results import SCHEMA_FILE, clean
+from hh_scaling.configs import Compute, PMConfig, PMTraining, SizeSpec
 from hh_scaling.records import Record
 from reports import pm_pretraining_figures, pm_pretraining_sentences
 from reports.figures import FIGURES
@@ -32,6 +33,12 @@ Results = dict[str, Any]
 
 def scored(seed: int, lift: float = 0.3) -> Any:
     return held_out(np.random.default_rng(seed).normal(lift, 1, N))
+
+
+def pm_config(half: str = "train", **more: Any) -> dict[str, Any]:
+    """As records have it: what has its default is not written."""
+    known = {"size": SizeSpec(name="x", n_params=1), "seed": 0, "half": half, "n_comparisons": None}
+    return PMConfig(**known | more, training=PMTraining(), compute=Compute()).model_dump(mode="json")  # type: ignore[arg-type]
 
 
 def study_of(*pretrained: bool) -> Study:
@@ -56,12 +63,15 @@ def test_the_first_value_in_the_study_is_the_main_setting() -> None:
         study = study_of(first, not first)
         assert study.main_pretrained is first
         for own in (False, True):
-            record = Record("pm-x", "pm", "done", {"pretrained": own, "extra_share": 0.0}, {})
+            record = Record("pm-x", "pm", "done", pm_config(pretrained=own), {})
             assert study.is_main(record) == (own is first)
             assert study.setting(record) == Setting(pretrained=None if own is first else own)
     assert study_of().main_pretrained is False and empty_study().main_pretrained is False
-    other = Record("pm-x", "pm", "done", {"extra_share": 0.5}, {})
+    other = Record("pm-x", "pm", "done", pm_config(extra_share=0.5), {})
     assert study_of(False).setting(other) == Setting(extra_share=0.5)
+    assert study_of(True).setting(other) == Setting(extra_share=0.5, pretrained=False)
+    gold = Record("pm-x", "pm", "done", pm_config(half="gold"), {})  # which nothing starts from votes
+    assert study_of(True).setting(gold) == study_of(False).setting(gold) == MAIN
     assert Setting.of({"size": {}}, main_pretrained=True) == MAIN  # what has no such key is of no other setting
 
 
@@ -69,10 +79,11 @@ def test_a_policy_of_a_pretrained_pm_is_main_only_where_that_is() -> None:
     for first in (False, True):
         stages = [
             {"stage_id": "pmp", "kind": "pmp", "config": {"binarised": False}, "parents": {}},
-            {"stage_id": "pm", "kind": "pm", "config": {"pretrained": True}, "parents": {"pmp": "pmp"}},
+            {"stage_id": "pm", "kind": "pm", "config": pm_config(pretrained=True), "parents": {"pmp": "pmp"}},
+            {"stage_id": "gold", "kind": "pm", "config": pm_config(half="gold"), "parents": {}},
         ]
         study = Study(Path("nowhere"), {"stages": stages, "study": {"pm": {"pretrained": [first]}}})
-        assert study.is_main(Record("ppo", "ppo", "done", {}, {"pm_train": "pm"})) is first
+        assert study.is_main(Record("ppo", "ppo", "done", {}, {"pm_train": "pm", "pm_gold": "gold"})) is first
     assert study.base(Record("pmp", "pmp", "done", {}, {"base": "b"})) is None  # its base is not in this study
 
 
@@ -125,6 +136,23 @@ def test_where_pretraining_is_the_main_setting_the_others_are_without_it(starts:
     assert pm_pretraining(study, swapped) == wanted
     assert [pm.n_comparisons for pool in largest(swapped) for pm in pool.pms] == [500]
     assert {row["n_comparisons"] for row in pm_rows(study, swapped)} == {100, 500}
+
+
+def test_the_votes_alone_are_a_row_on_no_comparisons(starts: list[PM]) -> None:
+    """Pretrainings become preference models of 0 comparisons; at a size without other rows they are not shown."""
+    size = {"model": {"name": "1000", "n_params": 1000, "n_params_total": 1000}}
+    stages = [{"stage_id": f"pmp-s{k}", "kind": "pmp", "config": {"seed": k}, "parents": {}} for k in range(2)]
+    records = {
+        s["stage_id"]: Record(s["stage_id"], "pmp", "done", s["config"], {"base": "b"}, summary=size) for s in stages
+    }
+    study = Study(Path("nowhere"), {"stages": stages, "study": {"pm": {"pretrained": [False, True]}}}, records)
+    scores = {name: scored(90 + k) for k, name in enumerate(records)}
+    votes = votes_alone(study, scores)
+    row, *others = pm_pretraining(study, starts, votes)
+    assert (row["n_comparisons"], row["pretrained"], row["difference"], row["n_runs"]) == (0, True, None, 2)
+    assert row["accuracy"]["value"] == pytest.approx(np.mean([s.correct.mean() for s in scores.values()]))
+    assert others == pm_pretraining(study, starts)
+    assert pm_pretraining(study, [], votes) == []
 
 
 def test_one_start_alone_is_no_table(starts: list[PM]) -> None:
@@ -222,8 +250,11 @@ def test_only_what_excludes_zero_is_said(results: Results) -> None:
     for name in ("pm_pretraining", "pm_extra"):
         for row in results[name]:
             row["difference"] = row["difference"] and difference(0.001, 0.1)
-    assert pm_pretraining_sentences.pretraining_sentences(results) == []
-    assert [len(table.rows) for table in pm_pretraining_sentences.pretraining_tables(results)] == [12, 9]
+    flat = pm_pretraining_sentences.pretraining_sentences(results)
+    assert len(flat) == 2
+    assert all("of 6 are measurably lower and 0 higher (a true difference of" in line for line in flat)
+    assert not any("measurably lower at" in line or "by chance" in line for line in flat)
+    assert [len(table.rows) for table in pm_pretraining_sentences.pretraining_tables(results)] == [15, 9]
 
 
 @pytest.mark.parametrize(("side", "word"), [(1, "higher"), (-1, "lower")])

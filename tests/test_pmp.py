@@ -142,6 +142,34 @@ def test_low_layers_can_stay_as_pretrained(stages: dict[str, Path], pretrained: 
     assert changed and all(name.startswith(("model.layers.1.", "model.norm.", "score.")) for name in changed)
 
 
+@pytest.mark.parametrize("kind", ["pmp", "pm"])
+def test_killed_stages_resume_to_the_same_bits(
+    kind: str, stages: dict[str, Path], pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pretraining, and a model that starts from one and has votes mixed in, each killed after a state."""
+    training = TRAINING.model_copy(update={"checkpoint_seconds": 1e-9})
+    whole = pmp_config(160).model_copy(update={"training": training})
+    of = whole if kind == "pmp" else pm_config(80, pretrained=True, extra_share=1.0, training=training)
+    undisturbed, broken, resumed = (tmp_path / name for name in ("undisturbed", "broken", "resumed"))
+    parents = stages | {"pmp": pretrained}
+    run_stage(kind, of, parents, undisturbed)
+    real = StageWriter.progress
+
+    def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+        real(self, done, total, note)
+
+    monkeypatch.setattr(StageWriter, "progress", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(kind, of, parents, broken)
+    monkeypatch.undo()
+    run_stage(kind, of, parents, resumed, [broken])
+    assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
+    weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]
+    assert weights[0] == weights[1]
+
+
 # ---------------------------------------------------------------- a second set
 
 
@@ -165,3 +193,12 @@ def test_votes_are_learned_from(stages: dict[str, Path], tmp_path: Path) -> None
         run_stage("pm", pm_config(8, extra_share=share), stages, tmp_path / str(share))
     weights = [load_file(tmp_path / str(share) / "model" / "model.safetensors") for share in (0.0, 1.0)]
     assert not torch.equal(weights[0]["score.weight"], weights[1]["score.weight"])
+
+
+def test_shares_are_nested_and_never_of_no_vote(stages: dict[str, Path], tmp_path: Path) -> None:
+    rows = [chosen_rows(pm_config(32, extra_share=s), stages["data"])["n_extra"][1].row.tolist() for s in (0.25, 1.0)]
+    assert rows[1][:8] == rows[0] and len(rows[1]) == 32
+    with pytest.raises(ValueError, match="pm.extra_share 0.01 of 32 comparisons is no vote, needed: one"):
+        run_stage("pm", pm_config(32, extra_share=0.01), stages, tmp_path)
+    with pytest.raises(ValueError, match=f"{N_VOTES} comparisons among the votes, wanted: 300"):
+        run_stage("pm", pm_config(300, extra_share=1.0), stages, tmp_path / "more")

@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
-from hh_scaling.configs import DataConfig, PMConfig, PMPConfig
+from hh_scaling.configs import BaseConfig, DataConfig, HHFiles, PMConfig, PMPConfig, WorldConfig
+from hh_scaling.records import config_hash
 from hh_scaling.stages import KINDS
+from hh_scaling.training import peak_learning_rate
 from sweeps.check import load_study
+from sweeps.costs import data_cost
 from sweeps.graph import expand
 from sweeps.load import StudyError
 from sweeps.machines import this_cpu
 from sweeps.plan import make_plan
 from sweeps.stage import Graph, Stage
 from tests.test_graph import STUDY, differences, graph_of, hh_files, kinds
+from tests.test_study import NEEDED
 from tests.test_votes import ranked, write_jsonl
 
 VOTES = STUDY.replace("n_comparisons: 4k", "n_comparisons: 4k, n_votes: 2k")
@@ -43,7 +47,54 @@ def test_without_these_keys_nothing_is_added_and_their_defaults_change_no_id(tmp
     plain = graph_of(tmp_path)
     told = ["world.n_votes=0", "pmp=null", "data.votes=null", "pm.pretrained=false", "pm.extra_share=[0]"]
     assert list(graph_of(tmp_path, STUDY, *told)) == list(plain) and not pretraining(plain)
-    assert "votes" not in config_of(next(iter(plain.values()))).model_dump(mode="json")
+
+
+IDS = {  # digests of the ids that the shipped studies' data, base, reference and preference models had before votes
+    "demo": "06ce82186f9c",
+    "hh-local": "7022f6ca56e6",
+    "lr-check": "e298660c98cf",
+    "pm-mixing": "c7f55818fd18",
+    "pm-mixing-hh": "d486336692ed",
+    "pm-scaling": "d2f43a065d7c",
+    "pm-scaling-hh": "de23d2a06598",
+    "pythia": "1b0f4c86ba93",
+    "smoke": "d3d9bf316cab",
+    "smollm2": "053820ef86fc",
+}
+HASHED = {"data", "tokenizer", "base", "reference", "pm"}
+NEW_KEYS = {"votes", "n_votes", "votes_temperature", "pretrained", "extra_share"}
+
+
+def keys_in(value: Any) -> set[str]:
+    """The keys of nested objects, at every depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_in, value.values()))
+    return set().union(*map(keys_in, value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize("name", sorted(IDS))
+def test_ids_of_the_shipped_studies_are_what_they_were_before_there_were_votes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A digest moves where a study, a version or a default does. If that is meant, put in the new one; if it is not,
+    finished stages would be made again."""
+    monkeypatch.setattr("sweeps.compute.native_dtype", lambda: "float32")  # ids hold it, and machines differ
+    told = [f"{key}=somewhere" for key in NEEDED.get(name, ())]
+    stages = [s for s in expand(load_study(name, told), may_lack_files=True).values() if s.kind in HASHED]
+    assert not NEW_KEYS & keys_in([s.config.model_dump(mode="json") for s in stages])
+    assert config_hash(sorted(s.stage_id for s in stages)) == IDS[name]
+
+
+def test_other_values_than_the_defaults_are_written() -> None:
+    world = WorldConfig(n_votes=5, votes_temperature=2.0).model_dump(mode="json")
+    assert (world["n_votes"], world["votes_temperature"]) == (5, 2.0)
+    for config in (WorldConfig(n_votes=5, votes_temperature=2.0), WorldConfig()):
+        assert WorldConfig.model_validate(config.model_dump(mode="json")) == config
+    known = {"size": {"name": "x"}, "seed": 0, "half": "train", "n_comparisons": None, "training": {}, "compute": {}}
+    given = PMConfig.model_validate(known | {"pretrained": True, "extra_share": 0.5}).model_dump(mode="json")
+    assert (given["pretrained"], given["extra_share"]) == (True, 0.5)
+    with pytest.raises(ValueError, match="extra_share"):
+        PMConfig.model_validate(known | {"extra_share": 1.5})
 
 
 def test_a_pretrained_pm_stands_beside_each_of_the_train_half(tmp_path: Path) -> None:
@@ -77,16 +128,27 @@ def test_what_pretraining_is_reaches_the_hash_of_what_starts_from_it(tmp_path: P
 
 
 def test_pretrained_alone_is_the_main_setting(tmp_path: Path) -> None:
-    """Both halves, what is varied around it, PPO's scorers and the gold model: all start from the pretraining."""
+    """Both halves, what is varied around it, and PPO's scorers start from the pretraining; the gold model does not."""
     varied = ["pm.pretrained=true", "pm.helpful_share=0.5", "data.gold_fraction=0.2", "ppo.gold=largest"]
     graph = graph_of(tmp_path, VOTES, "pmp={}", *varied)
     assert set(pms(graph)) == {"train-256-pmp", "train-1024-pmp", "test-1024-pmp", "train-1024-pmp-help0.5"}
-    assert all(config_of(s).pretrained for s in graph.values() if s.kind == "pm")
+    models = [s for s in graph.values() if s.kind == "pm"]
+    assert all(config_of(s).pretrained == ("pmp" in s.parents) == (config_of(s).half != "gold") for s in models)
     for policy in (stage for stage in graph.values() if stage.kind == "ppo"):
-        scorers = [graph[policy.parents[role]] for role in ("pm_train", "pm_test", "pm_gold")]
-        assert all(stage.parents["pmp"] in graph for stage in scorers)
+        starts = [graph[policy.parents[role]].parents.get("pmp") for role in ("pm_train", "pm_test", "pm_gold")]
+        assert starts[0] in graph and starts[1] in graph and starts[2] is None
     swapped = graph_of(tmp_path, VOTES, "pmp={}", "pm.pretrained=[true, false]")
     assert set(pms(swapped)) == {"train-256-pmp", "train-1024-pmp", "test-1024-pmp", "train-256", "train-1024"}
+
+
+def test_by_default_the_rate_is_that_of_preference_models_a_tenth_of_the_base_s(tmp_path: Path) -> None:
+    """The paper pretrains preference models at 0.1 of the pretraining rate (appendix A.2); here at width 128."""
+    graph = graph_of(tmp_path, VOTES, *BOTH)
+    pmp, pm = pretraining(graph)[0].config, pms(graph)["train-1024"].config
+    assert isinstance(pmp, PMPConfig) and isinstance(pm, PMConfig) and pmp.training == pm.training
+    base = next(s.config for s in graph.values() if isinstance(s.config, BaseConfig))
+    ratio = peak_learning_rate(pmp.training.schedule, 128) / peak_learning_rate(base.training.schedule, 128)
+    assert ratio == pytest.approx(0.1, rel=0.1)
 
 
 def test_shared_preference_models_share_their_pretraining(tmp_path: Path) -> None:
@@ -144,6 +206,9 @@ def test_the_plan_counts_votes() -> None:
     a_pair = tokens["pm-100k-s0-train-384"] / (384 + 240)
     assert tokens["pmp-100k-s0"] == pytest.approx(a_pair * (600 + 240))
     assert tokens["pm-100k-s0-train-384-pmp"] == pytest.approx(a_pair * (384 + 240))
+    on_the_hub = DataConfig(comparisons=HHFiles(hub="a/b"))
+    votes_too = on_the_hub.model_copy(update={"votes": HHFiles(hub="a/c")})
+    assert data_cost(votes_too, None).disk_bytes == 2 * data_cost(on_the_hub, None).disk_bytes
     assert tokens["pm-100k-s0-train-384-extra0.5"] == pytest.approx(a_pair * (1.5 * 384 + 240))
 
 

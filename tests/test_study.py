@@ -169,6 +169,7 @@ wrld: {}
         ("data: {path: x}\nsizes: [27k]\npm: {extra_share: 1}\n", "3:19: pm.extra_share: needs votes; --set data.votes=FILE"),
         ("world: {n_votes: 100}\nsizes: [27k]\npm: {extra_share: 0.5, n_comparisons: 400}\n", "3:19: pm.extra_share: needs 200 votes (allowed: at most world.n_votes, 100)"),
         ("world: {n_votes: 100}\nsizes: [27k]\npm: {pretrained: [false, true]}\npmp: {n_comparisons: 101}\n", "3:18: pm.pretrained: needs 101 votes (allowed: at most world.n_votes, 100)"),
+        ("world: {n_votes: 100}\nsizes: [27k]\npm: {extra_share: [0.5, 0.001], n_comparisons: 100}\n", "3:19: pm.extra_share: has 0.001, which is no vote beside 100 (allowed: 0, or 0.01 to 1)"),
         (MINIMAL + "pm: {pretrained: []}\n", "3:18: pm.pretrained: is this (allowed: at least 1 of them)"),
         (MINIMAL + "pm: {pretrained: [true, true]}\n", "3:18: pm.pretrained: names a value twice"),
         (MINIMAL + "pm: {pretrained: maybe}\n", "3:18: pm.pretrained: is 'maybe' (allowed: true or false)"),
@@ -322,6 +323,7 @@ def test_the_study_chooses_everything_that_compute_has() -> None:
 SHIPPED = {"smoke", "demo", "hh-local", "smollm2", "pythia", "pm-scaling", "pm-mixing", "lr-check"}
 SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh"}
 LOCAL_FILES = ("data.path", "text.path", "text.held_out")
+NEEDED = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
 
 
 def test_the_shipped_studies_are_all_there() -> None:
@@ -330,8 +332,7 @@ def test_the_shipped_studies_are_all_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_shipped_study_is_valid_once_it_knows_its_data(name: str) -> None:
-    needed = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
-    more = [f"{key}=somewhere" for key in needed.get(name, ())]
+    more = [f"{key}=somewhere" for key in NEEDED.get(name, ())]
     study = load_study(name, more).study
     assert study.description
 

@@ -136,7 +136,7 @@ def test_votes_are_a_table_of_their_own_in_the_same_columns(tmp_path: Path, file
     assert list(votes.columns) == list(comparisons.columns) and (votes.dtypes == comparisons.dtypes).all()
     kept = 27 + len(set(used.iloc[:3]))
     assert result.summary["votes"] == {
-        "n_rows": 37, "n_kept": kept, "empty_responses": 0, "tranches": {"stack": kept},
+        "n_kept": kept, "empty_responses": 0, "tranches": {"stack": kept},
         "dropped": {"question_of_held_out_or_gold_comparisons": 4, "duplicate": 33 - kept},
     }  # fmt: skip
     assert set(votes.split) == {"votes"} and sorted(votes.order) == list(range(kept))
@@ -157,8 +157,14 @@ def test_the_first_votes_are_a_random_part(tmp_path: Path, files: Path) -> None:
 
 
 def test_votes_that_cannot_be_used_are_refused(tmp_path: Path, files: Path) -> None:
-    with pytest.raises(DataError, match=r"^votes: no comparison is left \({'equal_scores': 1}\)"):
-        run(tmp_path, config_of(files, [ranked("q", 1, 1)]), files)
+    for name, rows, message in (
+        ("equal", [ranked("q", 1, 1)], "0 comparisons are left (left out: 1 equal_scores); expected at least one"),
+        ("empty", [], "the file is empty; expected at least one row"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError) as caught:
+            run(tmp_path / name, config_of(files, rows), files)
+        assert str(caught.value).removeprefix("votes: ").removeprefix(f"{files / 'stack.jsonl'}: ") == message
     for given, message in (
         (HHFiles(), "data.votes: neither of files and hub given; expected exactly one"),
         (HHFiles(hub="a/b"), "data: votes and world.n_votes given together; expected one of them"),
@@ -184,13 +190,13 @@ def test_hub_rows_are_votes_too(tmp_path: Path, files: Path, monkeypatch: pytest
 
 def test_the_world_s_votes_are_noisier_and_change_nothing_else(tmp_path: Path) -> None:
     plain, world = (World(WorldConfig(**WORLD, n_votes=n)) for n in (0, 400))
-    assert plain.comparisons() == world.comparisons() and plain.votes() == []
+    assert plain.comparisons() == world.comparisons()
     texts = [list(itertools.islice(w.documents("train"), 50)) for w in (plain, world)]
     assert texts[0] == texts[1] and plain.tasks() == world.tasks()
-    votes = world.votes()
+    votes = list(itertools.islice(world.votes(), 400))
     for vote in votes:
         assert vote.p_chosen == pytest.approx(1 / (1 + math.exp(-(vote.gold_chosen - vote.gold_rejected) / 4)))
-    assert len(votes) == 400 and votes[:100] == World(WorldConfig(**WORLD, n_votes=100)).votes()
+    assert len({(vote.prompt, vote.chosen, vote.rejected) for vote in votes}) > 300
     better = np.mean([vote.gold_chosen > vote.gold_rejected for vote in votes])
     assert better < np.mean([c.gold_chosen > c.gold_rejected for c in world.comparisons()]) - 0.05
 
@@ -204,9 +210,25 @@ def test_the_data_stage_writes_the_world_s_votes(tmp_path: Path) -> None:
         assert (without / name).read_bytes() == (out / name).read_bytes()
     votes, comparisons = (pd.read_parquet(out / f"{name}.parquet") for name in ("votes", "comparisons"))
     summary = result.summary["votes"]
-    assert summary["n_kept"] + sum(summary["dropped"].values()) == 300 == summary["n_rows"]
-    assert (
-        summary["n_kept"] == len(votes) and summary["tranches"] == votes.tranche.value_counts().sort_index().to_dict()
-    )
+    assert summary["n_kept"] == 300 == len(votes)
+    assert summary["tranches"] == votes.tranche.value_counts().sort_index().to_dict()
     assert not set(votes.conversation) & set(comparisons[comparisons.split == "held_out"].conversation)
     assert json.loads((out / "world.json").read_text())["n_votes"] == 300
+
+
+def test_a_world_makes_other_votes_for_those_on_held_out_questions(tmp_path: Path) -> None:
+    """Most questions held out: more are drawn until there are as many as wanted; the first kept ones are the same."""
+    result, out = run(tmp_path, DataConfig(world=WorldConfig(**WORLD, n_votes=300), held_out_fraction=0.9))
+    votes = result.summary["votes"]
+    assert votes["n_kept"] == 300 and votes["dropped"].keys() == {"question_of_held_out_or_gold_comparisons"}
+    (tmp_path / "few").mkdir()
+    _, few = run(tmp_path / "few", DataConfig(world=WorldConfig(**WORLD, n_votes=100), held_out_fraction=0.9))
+    tables = [pd.read_parquet(folder / "votes.parquet")[["prompt", "chosen", "rejected"]] for folder in (few, out)]
+    pd.testing.assert_frame_equal(tables[0], tables[1].head(100))
+
+
+def test_a_world_without_enough_other_questions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hh_scaling.data.MOST_DRAWN", 1)
+    message = r"^votes: \d+ comparisons are left \(left out: \d+ question_of.*; expected 300$"
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, DataConfig(world=WorldConfig(**WORLD, n_votes=300), held_out_fraction=0.9))
