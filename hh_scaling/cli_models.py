@@ -118,6 +118,35 @@ def bench_pm(
         show(found, sys.stdout)
 
 
+@bench_app.command()
+def ppo(
+    model: Folder,
+    reward_model: Folder,
+    prompts: File,
+    batch: Count = 64,
+    response_length: Count = 64,
+    ppo_epochs: Count = 4,
+    updates: Count = 3,
+    dtype: DtypeOption = "bf16",
+    threads: ThreadsOption = None,
+    micro_batch_tokens: Count = 8192,
+    device: str = "cpu",
+    json_to: JsonOption = None,
+) -> None:
+    """Make PPO updates on a JSON list of prompts' token ids and print seconds an update."""
+    from hh_scaling.cli_tables import print_json
+
+    as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
+    with one_line_errors():
+        from hh_scaling import bench_ppo as measured
+
+        found = measured.bench_ppo(model, reward_model, prompts, batch, response_length, ppo_epochs, updates, compute)
+    if as_json:
+        print_json(found)
+    else:
+        show(found, sys.stdout)
+
+
 def wants_json(value: str | None) -> bool:
     """Whether ``--json -`` was given; another value is bad input."""
     if value not in (None, "-"):

@@ -7,12 +7,13 @@ two processes of one thread train a model of 6 M parameters about a quarter fast
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,8 +40,8 @@ class Crew:
     """This process and ``n - 1`` forked ones; each does named tasks on a part of its own.
 
     The members know what was there when the crew was made, and see the ``parameters`` as they are now; of other changes
-    only what a part carries. Every process computes with one thread as long as the crew is there. Use it in a
-    ``with`` statement, or close it.
+    only what a part carries, which holds arrays and no tensors (pipes would send those as open files). Every process
+    computes with one thread as long as the crew is there. Use it in a ``with`` statement, or close it.
     """
 
     def __init__(self, n: int, parameters: Iterable[nn.Parameter], **tasks: Task) -> None:
@@ -96,6 +97,15 @@ class Crew:
             for p, grad in zip(self.trained, theirs, strict=True):
                 p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
         return results
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Within it the others rest, and this process computes with the threads it had before there was a crew."""
+        torch.set_num_threads(self.n_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1 if self.members else self.n_threads)
 
     def close(self) -> None:
         """End the other processes."""

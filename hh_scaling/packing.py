@@ -78,6 +78,7 @@ class Packed:
     tokens: Tensor  # (N,)
     positions: Tensor  # (N,)
     blocks: tuple[Block, ...]
+    starts: Tensor  # (trees,) the first row of each tree, as they were given
     ends: Tensor  # (trees * branches,)
     order: Tensor  # (trees,) index into the given trees
     n_tokens: int  # without padding
@@ -90,19 +91,20 @@ def pack(trees: Sequence[Tree], device: str | torch.device = "cpu") -> Packed:
     tokens, positions = torch.zeros(2, round_up(sum(sizes), TAIL), dtype=torch.long)
     blocks: list[Block] = []
     ends: list[int] = []
+    starts = torch.zeros(len(trees), dtype=torch.long)
     start = 0
     for group, size in zip(groups, sizes, strict=True):
         length, first_end = size // len(group), len(ends)
         branches = torch.full((len(group), length), -1)
         for row, i in enumerate(group):
-            here = start + row * length
+            starts[i] = here = start + row * length
             ends += _lay(trees[i], here, tokens, positions, branches[row])
         blocks.append(_block(start, branches, first_end, torch.tensor(ends[first_end:]) - start, device))
         start += size
     order = torch.tensor([i for group in groups for i in group])
     n_tokens = sum(map(len, trees))
     places = torch.tensor(ends, device=device)
-    return Packed(tokens.to(device), positions.to(device), tuple(blocks), places, order, n_tokens)
+    return Packed(tokens.to(device), positions.to(device), tuple(blocks), starts, places, order, n_tokens)
 
 
 def _lay(tree: Tree, start: int, tokens: Tensor, positions: Tensor, branches: Tensor) -> list[int]:

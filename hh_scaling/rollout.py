@@ -20,6 +20,7 @@ from hh_scaling.configs import Compute
 from hh_scaling.losses import entropy, token_logprobs
 from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right, round_up
 from hh_scaling.records import StageWriter
+from hh_scaling.response_logprobs import TokenLogprobs, entropies, packed_hidden, packs
 
 STOP_TEXT = "\n\nHuman:"
 
@@ -189,10 +190,19 @@ def response_forward(
     compute: Compute,
     with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(N,) log-probabilities, values and entropies of all response tokens, row after row; one padded forward pass.
+    """(N,) log-probabilities, values and entropies of all response tokens, row after row; one forward pass.
 
     Only response positions meet the output head: no tensor has all positions times the vocabulary.
     """
+    if packs(model, compute):
+        dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
+        hidden = packed_hidden(model, [s.ids[:-1] for s in samples], [len(s.prompt) - 1 for s in samples], dtype)
+        targets = torch.tensor([token for s in samples for token in s.response])
+        head = model.get_output_embeddings().weight
+        logprobs: Tensor = TokenLogprobs.apply(hidden, head, targets, temperature, dtype)
+        values = value_head(hidden).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
+        spread = entropies(hidden, head, temperature, dtype) if with_entropy else torch.zeros_like(logprobs)
+        return logprobs, values, spread
     tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
     positions = response_positions(samples, tokens.shape[1], tokens.device)
     with autocast(compute):
