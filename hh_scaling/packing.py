@@ -73,38 +73,48 @@ class Block:
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed trees; ``ends`` are the rows of the branches' last tokens in blocks' order, ``order`` whose they are."""
+    """Packed trees; ``ends`` are the rows that ask in the last layer, in blocks' order: the branches' last tokens.
+
+    Where chains ask for more than one of their last tokens, ``lasts`` says where in ``ends`` each chain's last one is.
+    """
 
     tokens: Tensor  # (N,)
     positions: Tensor  # (N,)
     blocks: tuple[Block, ...]
-    starts: Tensor  # (trees,) the first row of each tree, as they were given
-    ends: Tensor  # (trees * branches,)
+    ends: Tensor  # (trees * branches,), or as many of every chain of a block as the one that asks most
+    lasts: Tensor  # (trees,) as they were given
     order: Tensor  # (trees,) index into the given trees
     n_tokens: int  # without padding
 
 
-def pack(trees: Sequence[Tree], device: str | torch.device = "cpu") -> Packed:
-    """The trees, which all have as many branches, as one packed row."""
+def pack(trees: Sequence[Tree], device: str | torch.device = "cpu", n_last: Sequence[int] | None = None) -> Packed:
+    """The trees, which all have as many branches, as one packed row.
+
+    ``n_last``: of each tree, which then is a chain, how many of its last tokens ask; a shorter chain's first token asks
+    again and again in a block that has others which ask for more.
+    """
     groups = list(grouped([len(tree) for tree in trees]))
     sizes = [len(group) * round_up(len(trees[group[0]]), MULTIPLE) for group in groups]
     tokens, positions = torch.zeros(2, round_up(sum(sizes), TAIL), dtype=torch.long)
     blocks: list[Block] = []
     ends: list[int] = []
-    starts = torch.zeros(len(trees), dtype=torch.long)
+    lasts = torch.zeros(len(trees), dtype=torch.long)
     start = 0
     for group, size in zip(groups, sizes, strict=True):
         length, first_end = size // len(group), len(ends)
+        asked = 1 if n_last is None else max(n_last[i] for i in group)
         branches = torch.full((len(group), length), -1)
         for row, i in enumerate(group):
-            starts[i] = here = start + row * length
-            ends += _lay(trees[i], here, tokens, positions, branches[row])
+            here = start + row * length
+            for end in _lay(trees[i], here, tokens, positions, branches[row]):
+                ends += [max(end - back, here) for back in reversed(range(asked))]
+            lasts[i] = len(ends) - 1
         blocks.append(_block(start, branches, first_end, torch.tensor(ends[first_end:]) - start, device))
         start += size
     order = torch.tensor([i for group in groups for i in group])
     n_tokens = sum(map(len, trees))
     places = torch.tensor(ends, device=device)
-    return Packed(tokens.to(device), positions.to(device), tuple(blocks), starts, places, order, n_tokens)
+    return Packed(tokens.to(device), positions.to(device), tuple(blocks), places, lasts, order, n_tokens)
 
 
 def _lay(tree: Tree, start: int, tokens: Tensor, positions: Tensor, branches: Tensor) -> list[int]:

@@ -29,13 +29,12 @@ def packs(model: PreTrainedModel, compute: Compute) -> bool:
     return on_cpu and can_pack(model.base_model) and type(head) is torch.nn.Linear and head.bias is None
 
 
-def packed_hidden(model: PreTrainedModel, sequences: Sequence[list[int]], firsts: Sequence[int], dtype: Any) -> Tensor:
-    """(N, d) float32 last hidden states, normed, from position ``first`` of every sequence to its end, in order."""
-    packed = pack(chains(sequences))
-    spans = zip(packed.starts.tolist(), firsts, sequences, strict=True)
-    rows = torch.cat([torch.arange(start + first, start + len(ids)) for start, first, ids in spans])
+def packed_hidden(model: PreTrainedModel, sequences: Sequence[list[int]], n_last: Sequence[int], dtype: Any) -> Tensor:
+    """(N, d) float32 last hidden states, normed, of the last so many tokens of every sequence, in order."""
+    packed = pack(chains(sequences), n_last=n_last)
+    rows = torch.cat([torch.arange(last + 1 - n, last + 1) for last, n in zip(packed.lasts, n_last, strict=True)])
     trunk: Any = model.base_model
-    normed: Tensor = trunk.norm(PackedLlama(model, dtype)(packed)[rows])
+    normed: Tensor = trunk.norm(PackedLlama(model, dtype)(packed, packed.ends)[rows])
     return normed
 
 

@@ -41,10 +41,8 @@ def test_packed_hidden_states_are_those_of_padded_passes(tied: bool) -> None:
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     assert packs(model, Compute()) and not packs(model, Compute(device="cuda"))
-    sequences = [torch.randint(40, (n,)).tolist() for n in (3, 150, 40, 41, 1)]
-    firsts = [1, 100, 0, 40, 0]
-    found = packed_hidden(model, sequences, firsts, torch.float32)
-    expected = [
-        hidden_states(model, torch.tensor([ids]))[0, first:] for ids, first in zip(sequences, firsts, strict=True)
-    ]
+    sequences = [torch.randint(40, (n,)).tolist() for n in (3, 150, 40, 41, 1)]  # the third and fourth are of one block
+    n_last = [2, 50, 40, 1, 1]
+    found = packed_hidden(model, sequences, n_last, torch.float32)
+    expected = [hidden_states(model, torch.tensor([ids]))[0, -n:] for ids, n in zip(sequences, n_last, strict=True)]
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
