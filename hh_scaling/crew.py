@@ -127,19 +127,29 @@ class Crew:
 def serve(pipe: Connection, tasks: dict[str, Task], trained: Sequence[nn.Parameter], gradient: list[Tensor]) -> None:
     """A member's life: take a part, do the task, leave the gradient where the leader reads it, answer, go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to handle
-    while True:
-        try:
+    try:
+        while True:
             task, part = pipe.recv()
-        except (EOFError, OSError):
-            os._exit(0)
-        try:
-            answer = tasks[task](part)
-            for p, into in zip(trained, gradient, strict=True):
-                into.zero_() if p.grad is None else into.copy_(p.grad)
-                p.grad = None
-        except BaseException as error:
-            answer = error
+            try:
+                answer = tasks[task](part)
+                for p, into in zip(trained, gradient, strict=True):
+                    into.zero_() if p.grad is None else into.copy_(p.grad)
+                    p.grad = None
+            except BaseException as error:
+                answer = error
+            send(pipe, answer)
+    finally:  # whatever happens, also when the leader is gone: a fork must never go on with the leader's own work
+        os._exit(0)
+
+
+def send(pipe: Connection, answer: Any) -> None:
+    """The answer, or as an error what it is where it cannot be sent."""
+    try:
         pipe.send(answer)
+    except (OSError, EOFError):
+        raise
+    except Exception as error:
+        pipe.send(RuntimeError(f"{type(answer).__name__} {answer}: {error}"))
 
 
 def share(parameters: Sequence[nn.Parameter]) -> None:

@@ -19,17 +19,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import LlamaModel, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hh_scaling.packing import Block, Packed
 
 Saved = tuple[Tensor, ...]
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # others depend on the longest sequence of a batch
 
 
 def can_pack(trunk: Any) -> bool:
     """Whether ``PackedLlama`` computes what this trunk computes: a Llama as transformers builds it, without biases."""
     if type(trunk) is not LlamaModel or trunk.config.hidden_act != "silu":
+        return False
+    if (getattr(trunk.config, "rope_parameters", None) or {}).get("rope_type", "default") not in ROPE_TYPES:
         return False
     return all(type(layer) is LlamaDecoderLayer for layer in trunk.layers) and not any(
         name.endswith("bias") for name, _ in trunk.named_parameters()
@@ -199,6 +203,7 @@ class _Layer(torch.autograd.Function):
         return x
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         y, scale, mixed, y2, scale2, *rest = ctx.saved_tensors
         mlp, kept = rest[:5], rest[5:]
@@ -209,7 +214,7 @@ class _Layer(torch.autograd.Function):
         grad_h, grad_qkv = attend_backward(low @ w.out, kept, y * w.norm, w, rows, heads)
         if rows.wanted is not None:
             whole = torch.zeros(len(y), grad.shape[1], dtype=grad.dtype, device=grad.device)
-            grad = whole.index_copy_(0, rows.wanted, grad)
+            grad = whole.index_add_(0, rows.wanted, grad)
         grad_x, grad_norm = norm_backward(grad, grad_h, y, scale, w.norm)
         query, key, value = grad_qkv.split([n * heads.size for n in (heads.n_query, heads.n_key, heads.n_key)])
         return (

@@ -93,6 +93,8 @@ def pack(trees: Sequence[Tree], device: str | torch.device = "cpu", n_last: Sequ
     ``n_last``: of each tree, which then is a chain, how many of its last tokens ask; a shorter chain's first token asks
     again and again in a block that has others which ask for more.
     """
+    if len({len(tree.branches) for tree in trees}) > 1:
+        raise ValueError("trees of different numbers of branches cannot be packed together")
     groups = list(grouped([len(tree) for tree in trees]))
     sizes = [len(group) * round_up(len(trees[group[0]]), MULTIPLE) for group in groups]
     tokens, positions = torch.zeros(2, round_up(sum(sizes), TAIL), dtype=torch.long)

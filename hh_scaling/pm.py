@@ -114,6 +114,8 @@ class Training:
         self.binarised = isinstance(config, PMPConfig) and config.binarised
         self.scores = TreeScores(model, config.compute)
         self.optimizer = make_optimizer(model.parameters(), config.training.schedule)
+        layers = config.training.trainable_layers
+        self.trained_share = min(1.0, layers / model.config.num_hidden_layers) if layers else 1.0  # lower ones: forward
         self.curve: dict[int, Tensor] = {}  # pairs seen -> (held-out comparisons, 2) scores
         self.crew = Crew(1, model.parameters(), gradient=self.part_gradient)
 
@@ -156,7 +158,7 @@ class Training:
         results = self.crew.gradient("gradient", parts)
         loss_sum, correct = (sum(column) for column in zip(*results, strict=True))
         check_finite("preference loss", loss_sum, step)
-        self.scores.count(trees, self.out, passes=3)
+        self.scores.count(trees, self.out, passes=1 + 2 * self.trained_share)
         return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
 
     def part_gradient(self, part: tuple[np.ndarray, int, int]) -> tuple[float, float]:
@@ -291,6 +293,8 @@ def probe_table(probe: Probe, scores: Tensor) -> pd.DataFrame:
 def correct_side(scores: pd.DataFrame) -> np.ndarray:
     """(n,) 1 where the chosen side scores higher, one half for a tie."""
     difference = scores.score_chosen.to_numpy(float) - scores.score_rejected.to_numpy(float)
+    if bad := int((~np.isfinite(difference)).sum()):
+        raise ValueError(f"{bad} of {len(difference)} comparisons have no finite scores")
     correct: np.ndarray = (difference > 0) + 0.5 * (difference == 0)
     return correct
 

@@ -12,6 +12,8 @@ from hh_scaling.configs import PMConfig, PMPConfig
 from hh_scaling.models import load_from_stage
 from hh_scaling.tree_scores import score_head
 
+MAX_LENGTH = "hh_max_length"  # in config.json of this project's PMs: the most tokens that one was trained on
+
 
 def initial_pm(base: Path, tokenizer: Any, config: PMConfig | PMPConfig) -> PreTrainedModel:
     """The base with a fresh score head, N(0, 1 / (d_model + 1)) under the stage's seed."""
@@ -36,6 +38,7 @@ def pretrained_pm(pmp: Path, tokenizer: Any, config: PMConfig) -> PreTrainedMode
 def made_ready(model: PreTrainedModel, tokenizer: Any, config: PMConfig | PMPConfig) -> PreTrainedModel:
     """The model with the tokenizer's padding, and low layers frozen if asked."""
     model.config.pad_token_id = tokenizer.pad_token_id
+    setattr(model.config, MAX_LENGTH, config.training.max_length)
     if config.training.trainable_layers is not None:
         freeze_below(model, config.training.trainable_layers)
     return model
@@ -51,3 +54,9 @@ def freeze_below(model: PreTrainedModel, trainable_layers: int) -> None:
         if module is not None:
             for parameter in module.parameters():
                 parameter.requires_grad_(True)
+
+
+def longest_text(model: PreTrainedModel) -> int:
+    """The most tokens that a PM is given: as many as in its training, or as it has positions where that is unknown."""
+    trained_on = getattr(model.config, MAX_LENGTH, None)
+    return int(trained_on or getattr(model.config, "max_position_embeddings", None) or 1 << 20)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,41 @@ def test_a_lost_member_is_named() -> None:
         os.kill(crew.members[0], signal.SIGKILL)
         with pytest.raises(LostMember, match="has ended"):
             crew.do("wait", [0, 0])
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_that_says_so() -> None:
+    crew = Crew(2, [], answer=lambda part: (lambda: part) if part else None)
+    with crew, pytest.raises(RuntimeError, match="function"):
+        crew.do("answer", [0, 1])
+
+
+ORPHAN = """
+import os, signal, sys, time
+from hh_scaling.crew import Crew
+def slow(part):
+    if part == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # the leader, while its member computes
+    time.sleep(1)
+    return part
+try:
+    with Crew(2, [], slow=slow) as crew:
+        print(crew.members[0], flush=True)
+        crew.do("slow", [0, 1])
+finally:
+    open(sys.argv[1], "w").write("somebody went on with the leader's work")
+"""
+
+
+def test_a_member_whose_leader_dies_does_not_go_on_with_the_leaders_work(tmp_path: Path) -> None:
+    mark = tmp_path / "escaped"
+    leader = subprocess.Popen([sys.executable, "-c", ORPHAN, str(mark)], stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    member = int(leader.stdout.readline())
+    leader.wait()
+    deadline = time.monotonic() + 60
+    while alive(member) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(member) and not mark.exists()
 
 
 def test_it_ends_its_processes_and_gives_the_threads_back() -> None:
