@@ -86,6 +86,11 @@ class HeldOut:
     def select(self, rows: Bools | NDArray[np.intp]) -> HeldOut:
         return HeldOut(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
+    def in_order(self, comparison_ids: Sequence[object]) -> HeldOut:
+        """These comparisons, in this order."""
+        place = {name: i for i, name in enumerate(self.comparison_id)}
+        return self.select(np.array([place[name] for name in comparison_ids], dtype=np.intp))
+
     @classmethod
     def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
         """The rows of several PMs one after the other."""

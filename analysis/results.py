@@ -159,7 +159,7 @@ def table_rows(results: Mapping[str, Any], name: str) -> Sequence[Mapping[str, A
         return rows
     return [
         {"law": fit["law"], "group": fit["group"], "x": ",".join(fit["x"]), "y": fit["y"], "param": param, **estimate}
-        | {k: fit[k] for k in ("ci_method", "n_points", "n_clusters", "aicc", "r2", "status")}
+        | {k: fit[k] for k in ("ci_method", "n_points", "n_clusters", "aicc", "delta_aicc", "r2", "status")}
         for fit in results["fits"]
         for param, estimate in fit["params"].items()
     ]

@@ -138,6 +138,7 @@ def shares(model: Row, place: int, n_sizes: int) -> list[Row]:
         best["mean"] = level(place) + 0.015 - steep / 4
         for group, value in of.items():
             row = {**model, "helpful_share": share, "group": group, "accuracy": estimate(value, 0.02)}
+            row["minus_chance"] = difference(value - 0.5, 0.02)
             row["relative"] = difference(value / best[group], 0.0 if value == best[group] else 0.02)
             row["best_share"] = {"helpful": 1.0, "harmless": 0.0, "mean": 0.5}[group]
             rows.append(row)
@@ -193,7 +194,7 @@ def curve(model: Row, place: int, groups: Sequence[str] = ("all", "helpful", "ha
             own = level(place) + LEVEL[group] - 0.02 * math.log(MOST / pairs)
             row = {**model, "group": group, "pairs": pairs, "n_comparisons": pairs, "at_end": end, "n_runs": 2}
             row |= {"accuracy": estimate(own - (0 if end else 0.01), 0.02), "note": None}
-            row["separate"] = None if end else estimate(own, 0.02)
+            row["separate"] = estimate(own, 0.02)
             rows.append({**row, "difference": None if end else difference(-0.01, 0.004)})
     return rows
 
