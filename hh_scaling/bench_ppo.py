@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hh_scaling import ppo
@@ -21,7 +20,7 @@ from hh_scaling.bench_pm import product_rate
 from hh_scaling.configs import Compute, PPOConfig, PPOTraining, SizeSpec
 from hh_scaling.inputs import DataError
 from hh_scaling.models import check_length, load_pretrained, set_up
-from hh_scaling.ppo_work import Models, Rolled, Targets, Work
+from hh_scaling.ppo_work import Models, Rolled, Targets, Work, zero_value_head
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample, StopText
 from hh_scaling.training import make_optimizer
@@ -41,7 +40,6 @@ class TimedWork(Work):
     def __init__(self, models: Models, out: StageWriter) -> None:
         super().__init__(models, out)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.update_flops = 0.0
 
     def sample(self, prompts: list[list[int]], seed: int) -> list[Sample]:
         started = time.perf_counter()
@@ -106,9 +104,7 @@ def build(
     length = max(map(len, prompts)) + config.training.max_response_tokens
     for loaded in (policy, pm):
         check_length(loaded, length, "prompt and response")
-    head = nn.Linear(policy.config.hidden_size, 1).to(compute.device)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    head = zero_value_head(policy, compute.device)
     scores = TreeScores(pm.requires_grad_(False), compute)
 
     def score(samples: Sequence[Sample]) -> np.ndarray:

@@ -105,17 +105,12 @@ def bench_pm(
     json_to: JsonOption = None,
 ) -> None:
     """Train a preference model on a JSON list of [chosen, rejected] transcripts and print pairs per second."""
-    from hh_scaling.cli_tables import print_json
-
     as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
     with one_line_errors():
         from hh_scaling import bench_pm as measured
 
         found = measured.bench_pm(model, pairs, tokenizer, batch, max_length, steps, compute, learning_rate)
-    if as_json:
-        print_json(found)
-    else:
-        show(found, sys.stdout)
+    tell(found, as_json)
 
 
 @bench_app.command()
@@ -134,13 +129,18 @@ def ppo(
     json_to: JsonOption = None,
 ) -> None:
     """Make PPO updates on a JSON list of prompts' token ids and print seconds an update."""
-    from hh_scaling.cli_tables import print_json
-
     as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
     with one_line_errors():
         from hh_scaling import bench_ppo as measured
 
         found = measured.bench_ppo(model, reward_model, prompts, batch, response_length, ppo_epochs, updates, compute)
+    tell(found, as_json)
+
+
+def tell(found: dict[str, Any], as_json: bool) -> None:
+    """What a bench found, as JSON or as lines."""
+    from hh_scaling.cli_tables import print_json
+
     if as_json:
         print_json(found)
     else:

@@ -75,24 +75,29 @@ class Crew:
         self.pipes.append(ours)
         self.members.append(pid)
 
-    def do(self, task: str, parts: Sequence[Any]) -> list[Any]:
-        """The task's result for each of at most ``n`` parts, the first done here; raises what a member raised."""
+    def do(self, task: str, parts: Sequence[Any], gradient: bool = False) -> list[Any]:
+        """The task's result for each of at most ``n`` parts, the first done here; raises what it or a member raised.
+
+        With ``gradient`` members leave theirs in ``gradients``.
+        """
         others = self.pipes[: len(parts) - 1]
         try:
             for pipe, part in zip(others, parts[1:], strict=True):
-                pipe.send((task, part))
-            results = [self.tasks[task](part) for part in parts[:1]]
-            results += [pipe.recv() for pipe in others]
+                pipe.send((task, part, gradient))
+            try:
+                results = [self.tasks[task](part) for part in parts[:1]]
+            finally:  # also when the own part fails: no answer may be taken for a later task's
+                answers = [pipe.recv() for pipe in others]
         except (EOFError, ConnectionError) as error:
-            raise LostMember("a process that computes a part of the gradient has ended (out of memory?)") from error
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return results
+            raise LostMember("a process that computes a part of a batch has ended (out of memory?)") from error
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return results + answers
 
     def gradient(self, task: str, parts: Sequence[Any]) -> list[Any]:
         """``do``, and then the parameters' gradients are the sum over the processes, always in the same order."""
-        results = self.do(task, parts)
+        results = self.do(task, parts, gradient=True)
         for theirs in self.gradients[: len(parts) - 1]:
             for p, grad in zip(self.trained, theirs, strict=True):
                 p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
@@ -125,21 +130,27 @@ class Crew:
 
 
 def serve(pipe: Connection, tasks: dict[str, Task], trained: Sequence[nn.Parameter], gradient: list[Tensor]) -> None:
-    """A member's life: take a part, do the task, leave the gradient where the leader reads it, answer, go on."""
+    """A member's life: take a part, do the task, leave a wanted gradient where the leader reads it, answer, go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to handle
     try:
         while True:
-            task, part = pipe.recv()
+            task, part, wanted = pipe.recv()
             try:
                 answer = tasks[task](part)
-                for p, into in zip(trained, gradient, strict=True):
-                    into.zero_() if p.grad is None else into.copy_(p.grad)
-                    p.grad = None
+                if wanted:
+                    leave(trained, gradient)
             except BaseException as error:
                 answer = error
             send(pipe, answer)
     finally:  # whatever happens, also when the leader is gone: a fork must never go on with the leader's own work
         os._exit(0)
+
+
+def leave(trained: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
+    """Move the parameters' gradients to ``gradient``."""
+    for p, into in zip(trained, gradient, strict=True):
+        into.zero_() if p.grad is None else into.copy_(p.grad)
+        p.grad = None
 
 
 def send(pipe: Connection, answer: Any) -> None:

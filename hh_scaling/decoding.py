@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from hh_scaling.packed_llama import PackedLlama, can_pack, cast, normalise, parameters, rotated
+from hh_scaling.packed_llama import PackedLlama, can_pack, cast, normalise, parameters, rotated, turn_at
 from hh_scaling.packing import UNSEEN
 
 
@@ -82,9 +82,7 @@ class LlamaDecoder:
         if width > 1:  # a token sees itself and what precedes it
             bias = bias + torch.full((width, self.length), UNSEEN, dtype=self.dtype).triu_(1 + start)
         x = self.trunk.embed_tokens(tokens).float()
-        cos, sin = self.trunk.rotary_emb(x, self.positions)
-        half = self.heads.size // 2
-        turn = torch.complex(cos[..., :half].float().contiguous(), sin[..., :half].float().contiguous())
+        turn = turn_at(self.trunk, x, self.positions)
         x = x.flatten(0, 1)
         for i in range(len(self.weights)):
             x = self.layer(i, x, turn, bias, start)

@@ -88,9 +88,7 @@ class PackedLlama:
     def __call__(self, packed: Packed, wanted: Tensor | None = None) -> Tensor:
         """(M, d) float32, M the number of wanted rows (all N where None)."""
         x = self.trunk.embed_tokens(packed.tokens)
-        cos, sin = self.trunk.rotary_emb(x[None], packed.positions[None])
-        half = self.heads.size // 2
-        turn = torch.complex(*(side[0, :, :half].float().contiguous() for side in (cos, sin)))
+        turn = turn_at(self.trunk, x[None], packed.positions[None])[0]
         layers = self.trunk.layers
         for i, layer in enumerate(layers):
             rows = Rows(packed.blocks, turn, wanted if i == len(layers) - 1 else None)
@@ -168,6 +166,12 @@ def norm_backward(grad: Tensor, grad_out: Tensor, y: Tensor, scale: Tensor, weig
     mean = (product @ weight).div_(y.shape[-1])[:, None]
     inner = torch.addcmul(grad_out * weight, y, mean, value=-1)
     return torch.addcmul(grad, inner.to(grad.dtype), scale), product.sum(0, dtype=torch.float32)
+
+
+def turn_at(trunk: Any, x: Tensor, positions: Tensor) -> Tensor:
+    """(B, T, D / 2) complex cos + i sin of the rotary embedding at (B, T) positions; x is any tensor of its device."""
+    cos, sin = (side.float().chunk(2, -1)[0].contiguous() for side in trunk.rotary_emb(x, positions))
+    return torch.complex(cos, sin)
 
 
 def rotated(x: Tensor, turn: Tensor, dtype: torch.dtype) -> Tensor:

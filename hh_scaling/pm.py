@@ -7,7 +7,7 @@ responses of a comparison share is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     Training(model, found.trees, loss_weights(found.tranche, config.harmless_weight), held_out, config, out).run()
     save_model(model, tokenizer, out.path / "model")
     scorer = TreeScores(model, config.compute)
-    scores = score_table(held_out, score_held_out(scorer, held_out, out))
+    scores = score_table(held_out, score_held_out(lambda trees: score_trees(scorer, trees, out), held_out))
     scores.to_parquet(out.path / "scores.parquet", index=False)
     judged = {"probes": judge_probes(scorer, tokenizer, probes, longest, out)} if probes else {}
     for name in ("pairs.tmp", "held_out.tmp"):
@@ -89,8 +89,15 @@ def find_held_out(data: Path, tokenizer: Any, max_length: int, path: Path) -> He
 
 
 def loss_weights(tranche: pd.Series, harmless_weight: float) -> Tensor:
-    """(n,) float32 weights of L = L_helpful + lambda L_harmless, of mean 1 so that lambda does not change the rate."""
-    weights = np.where(is_harmless(tranche).to_numpy(bool), harmless_weight, 1.0)
+    """(n,) float32 weights of L = L_helpful + lambda L_harmless, of mean 1 so that lambda does not change the rate.
+
+    ValueError where all are of one kind: a weight would do nothing.
+    """
+    harmless = is_harmless(tranche).to_numpy(bool)
+    if harmless_weight != 1 and harmless.all() == harmless.any():
+        kind = "harmless" if harmless.all() else "other"
+        raise ValueError(f"pm.harmless_weight {harmless_weight:g}: all comparisons are {kind}, needed: both kinds")
+    weights = np.where(harmless, harmless_weight, 1.0)
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
@@ -178,7 +185,15 @@ class Training:
     def evaluate(self, before: int, after: int) -> None:
         """Score the held-out comparisons where a wanted number of pairs has just been passed."""
         if self.held_out is not None and any(before < n <= after for n in self.config.training.eval_at):
-            self.curve[after] = score_held_out(self.scores, self.held_out, self.out, self.crew)
+            self.curve[after] = score_held_out(self.score_in_parts, self.held_out)
+
+    def score_in_parts(self, trees: Sequence[Tree]) -> Tensor:
+        """(n, 2) scores, every process some of them."""
+        parts = balanced([cost(tree) for tree in trees], self.crew.n)
+        results = self.crew.do("scores", [[trees[i] for i in part] for part in parts])
+        self.scores.count(trees, self.out)
+        order = torch.tensor([i for part in parts for i in part])
+        return torch.from_numpy(np.concatenate(results))[torch.argsort(order)]
 
     def part_scores(self, trees: Sequence[Tree]) -> np.ndarray:
         """(n, 2) scores of some trees."""
@@ -218,19 +233,13 @@ def cost(tree: Tree) -> float:
 # ---------------------------------------------------------------- held-out scores
 
 
-def score_held_out(scores: TreeScores, held_out: HeldOut, out: StageWriter, crew: Crew | None = None) -> Tensor:
-    """(n, 2) scores of the chosen and the rejected side; none is dropped. A crew does it in parts."""
-    found = []
+def score_held_out(score: Callable[[Sequence[Tree]], Tensor], held_out: HeldOut) -> Tensor:
+    """(n, 2) scores of the chosen and the rejected side; none is dropped."""
+    parts = []
     for start in range(0, len(held_out.trees), SCORED_AT_ONCE):
-        trees = [held_out.trees[i] for i in range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))]
-        if crew is None:
-            found.append(score_trees(scores, trees, out))
-            continue
-        parts = balanced([cost(tree) for tree in trees], crew.n)
-        results = crew.do("scores", [[trees[i] for i in part] for part in parts])
-        scores.count(trees, out)
-        found.append(torch.from_numpy(np.concatenate(results))[torch.argsort(torch.tensor(sum(parts, [])))])
-    return torch.cat(found)
+        here = range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))
+        parts.append(score([held_out.trees[i] for i in here]))
+    return torch.cat(parts)
 
 
 def score_table(held_out: HeldOut, scores: Tensor) -> pd.DataFrame:

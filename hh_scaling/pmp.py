@@ -16,7 +16,7 @@ from hh_scaling.pm_model import initial_pm
 from hh_scaling.pretrain import save_model
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training_pairs import find_pairs
-from hh_scaling.tree_scores import TreeScores
+from hh_scaling.tree_scores import TreeScores, score_trees
 from hh_scaling.votes import SPLIT, votes_table
 
 
@@ -33,7 +33,8 @@ def run(config: PMPConfig, context: StageContext) -> StageResult:
     check_length(model, longest, "pmp.max_length")
     Training(model, found.trees, torch.ones(len(found.trees)), None, config, out).run()
     save_model(model, tokenizer, out.path / "model")
-    scores = score_table(held_out, score_held_out(TreeScores(model, config.compute), held_out, out))
+    scorer = TreeScores(model, config.compute)
+    scores = score_table(held_out, score_held_out(lambda trees: score_trees(scorer, trees, out), held_out))
     scores.to_parquet(out.path / "scores.parquet", index=False)
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import PPOConfig, checkpoint_name
@@ -36,7 +36,7 @@ from hh_scaling.models import (
 )
 from hh_scaling.pairs import encode
 from hh_scaling.policy_eval import Evaluation, Evaluator, Measures
-from hh_scaling.ppo_work import Models, Targets, Work, minibatch_gradient, roll_out
+from hh_scaling.ppo_work import Models, Targets, Work, minibatch_gradient, roll_out, zero_value_head
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json
 from hh_scaling.rollout import (
@@ -127,9 +127,7 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     tokenizer = load_tokenizer(parents["policy"])
     policy = load_causal_lm(parents["policy"], compute=compute)
     reference = load_causal_lm(parents["policy"], compute=compute).requires_grad_(False)
-    value_head = nn.Linear(policy.config.hidden_size, 1).to(compute.device)
-    nn.init.zeros_(value_head.weight)
-    nn.init.zeros_(value_head.bias)
+    value_head = zero_value_head(policy, compute.device)
     measures = load_measures(config, context, tokenizer)
     check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")

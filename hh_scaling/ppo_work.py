@@ -47,6 +47,14 @@ class Models:
         return [*self.policy.parameters(), *self.value_head.parameters()]
 
 
+def zero_value_head(policy: PreTrainedModel, device: str) -> nn.Linear:
+    """A value of 0 for every token, until it is trained."""
+    head = nn.Linear(policy.config.hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head.to(device)
+
+
 @dataclass(frozen=True)
 class Rolled:
     """Sampled responses with what was read of them; (B, R) arrays, response tokens only, 0 elsewhere."""

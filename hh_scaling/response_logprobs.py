@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
@@ -60,6 +61,7 @@ class TokenLogprobs(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         low, weight, targets, total = ctx.saved_tensors
         grad_hidden = torch.empty(low.shape, device=low.device)

@@ -207,12 +207,14 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     sampling_steps = (training.n_updates + n_evals) * (training.max_response_tokens + 2)
     micro = config.compute.micro_batch_tokens
     models = 4.0 * (shape.n_params_total * 2 + sum(other.n_params_total for other in (pm, *sizing.followers)))
+    # For each further process a gradient and a sampling copy in 16 bits.
+    crew = 6.0 * shape.n_params_total * (config.compute.threads - 1)
     return Cost(
         tokens=rollouts * response + trained * length,
         flops=flops,
         layer_passes=sampling_steps * shape.n_layers + (3 * trained + 4 * rollouts) * length / micro * shape.n_layers,
         bytes_read=sampling_steps * 2.0 * shape.n_params_total,
-        memory_bytes=training_memory(shape, micro, logits=True) + models,
+        memory_bytes=training_memory(shape, micro, logits=True) + models + crew,
         disk_bytes=4.0 * shape.n_params_total * (1 + len(training.keep_sqrt_kl))
         + 600.0 * n_evals * training.n_eval_prompts,
         fixed_seconds=1.0,

@@ -82,6 +82,29 @@ def test_an_error_of_a_member_is_raised_by_the_leader() -> None:
         assert crew.do("picky", [3, 4]) == [3, 4]
 
 
+def test_an_error_of_the_leader_leaves_no_answer_for_a_later_task() -> None:
+    def picky(part: int) -> int:
+        if part == 1:
+            raise FloatingPointError("not here")
+        return part
+
+    with Crew(2, [], picky=picky) as crew:
+        with pytest.raises(FloatingPointError, match="not here"):
+            crew.do("picky", [1, 2])
+        assert crew.do("picky", [3, 4]) == [3, 4]
+
+
+def test_only_a_wanted_gradient_is_left() -> None:
+    data, model = torch.ones(4, 5), small_model()
+    with Crew(2, model.parameters(), squares=squares(model, data), nothing=lambda part: None) as crew:
+        crew.gradient("squares", [[0], [1]])
+        before = [g.clone() for g in crew.gradients[0]]
+        crew.do("nothing", [0, 0])
+        assert any(g.abs().max() > 0 for g in before)
+        for kept, now in zip(before, crew.gradients[0], strict=True):
+            assert torch.equal(kept, now)
+
+
 def test_a_lost_member_is_named() -> None:
     with Crew(2, [], wait=lambda seconds: time.sleep(seconds)) as crew:
         os.kill(crew.members[0], signal.SIGKILL)

@@ -147,7 +147,8 @@ def test_the_slope_is_least_squares_over_bases_whatever_their_seeds() -> None:
     assert slope is not None and slope.value == pytest.approx(wanted)
     left_out = [np.polyfit(np.delete(x, i), np.delete(y, i), 1, w=np.sqrt(np.delete(w, i)))[0] for i in range(9)]
     jackknife = math.sqrt(sum((b - wanted) ** 2 for b in left_out))  # leave one base out
-    assert slope.se is not None and slope.se == pytest.approx(jackknife, rel=0.35)
+    # Items that judge independently of each other add little to what bases differ by: a few per cent.
+    assert slope.se is not None and slope.se == pytest.approx(jackknife, rel=0.05)
     assert slope.se >= jackknife * (1 - 1e-9)
 
 

@@ -77,14 +77,15 @@ def test_intervals_hold_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_redrawn_conversations_vary_as_the_delta_method_says() -> None:
-    """The bootstrap's covariance of log-linear coefficients is that of their influences; its own error is 4.5 %."""
+    """The bootstrap's covariance of log-linear coefficients is that of their influences; its own error with 1,000
+    draws is 4.5 %."""
     pms = ladder(2, SIZES[:1], COUNTS, 1000)
     x, scores = np.array(COUNTS, dtype=float)[:, None], [pm.scores for pm in pms]
     noise = item_noise(scores, "accuracy")
     coefficients = noise @ np.linalg.pinv(np.column_stack([np.ones(len(x)), np.log(x)])).T
     wanted, n_conversations = item_covariance(x, scores)
     assert n_conversations == 500
-    np.testing.assert_allclose(np.cov(coefficients.T), wanted, rtol=0.2)
+    np.testing.assert_allclose(np.cov(coefficients.T), wanted, rtol=0.135)  # three of its errors
 
 
 def test_several_pms_of_a_base_are_one_point_of_size() -> None:

@@ -16,7 +16,7 @@ from hh_scaling.configs import PMConfig, PMPConfig, PMTraining
 from hh_scaling.packing import tree_of
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.training_pairs import chosen_rows, find_pairs
-from tests.tiny import COMPUTE, SIZE, run_stage
+from tests.tiny import COMPUTE, SIZE, kill_at, run_stage
 
 N_VOTES = 280
 TRAINING = PMTraining(max_length=64, batch_size=16)
@@ -153,17 +153,7 @@ def test_killed_stages_resume_to_the_same_bits(
     undisturbed, broken, resumed = (tmp_path / name for name in ("undisturbed", "broken", "resumed"))
     parents = stages | {"pmp": pretrained}
     run_stage(kind, of, parents, undisturbed)
-    real = StageWriter.progress
-
-    def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
-        if done == 6:
-            raise KeyboardInterrupt
-        real(self, done, total, note)
-
-    monkeypatch.setattr(StageWriter, "progress", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(kind, of, parents, broken)
-    monkeypatch.undo()
+    kill_at(6, monkeypatch, lambda: run_stage(kind, of, parents, broken))
     run_stage(kind, of, parents, resumed, [broken])
     assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
     weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]
