@@ -60,8 +60,7 @@ IDS = {  # digests of the ids of the shipped studies, without versions, from bef
     "pm-scaling-hh": "619d14262e07",
     "pythia": "6e20d56149d1",
     "smoke": "a08a8d31fdde",
-    "smollm2": "db9f3bb7eaf2",
-}
+}  # not smollm2: its ids hold a model's number of parameters, known only where its package is installed
 HASHED = {"data", "tokenizer", "base", "reference", "pm"}
 NEW_KEYS = {"votes", "n_votes", "votes_temperature", "pretrained", "extra_share"}
 
