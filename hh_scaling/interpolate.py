@@ -24,7 +24,6 @@ from hh_scaling.policy_eval import Evaluation, Evaluator
 from hh_scaling.ppo import Trainer, build
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import write_json
-from hh_scaling.rollout import refresh, sampling_copy
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import Stopwatch
 
@@ -59,14 +58,13 @@ def evaluate_all(
 ) -> None:
     """Evaluate every alpha that a saved state does not have yet."""
     out, stopwatch = trainer.out, Stopwatch(config.training.checkpoint_seconds)
-    sampler = sampling_copy(trainer.policy, config.compute)
     if (found := out.resume()) is not None:
         evaluator.restore(found[0], found[1]["extra"])
     for done in range(len(evaluator.history), len(config.alphas)):
         alpha = config.alphas[done]
-        write_mixture(trainer.policy, trainer.reference, tuned, alpha)
-        refresh(sampler, trainer.policy)
-        evaluation = evaluator.evaluate(trainer.policy, sampler, step)
+        write_mixture(trainer.policy, trainer.models.reference, tuned, alpha)
+        trainer.work.refresh()
+        evaluation = evaluator.evaluate(trainer.policy, trainer.work.sampler, step)
         out.log({"type": "interpolation", "alpha": alpha, **evaluation.kl_entry()})
         out.progress(done + 1, len(config.alphas), f"alpha {alpha:g}")
         if stopwatch.due():
@@ -97,9 +95,9 @@ def with_alpha(table: pd.DataFrame, alphas: tuple[float, ...]) -> pd.DataFrame:
 
 def save_point(trainer: Trainer, tuned: Weights, alpha: float, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """Save the weights at ``alpha``; returns their entry of checkpoints.json."""
-    write_mixture(trainer.policy, trainer.reference, tuned, alpha)
+    write_mixture(trainer.policy, trainer.models.reference, tuned, alpha)
     path = f"checkpoints/{alpha_name(alpha)}"
-    save_model(trainer.policy, trainer.tokenizer, folder / path)
+    save_model(trainer.policy, trainer.models.tokenizer, folder / path)
     return {"name": alpha_name(alpha), "step": evaluation.step, "samples": evaluation.samples, "path": path} | (
         evaluation.kl_entry()
     )
