@@ -62,6 +62,7 @@ class Setting:
     harmless_weight: float = 1.0  # of harmless comparisons in a PM's loss
     extra_share: float = 0.0  # of a PM's comparisons: so many votes besides them
     pretrained: bool | None = None  # whether a PM started from one of votes; None: as the study's main PMs
+    train_pm: str | None = None  # the size of a policy's train PM; None: that of the study's main policies
 
     @classmethod
     def of(cls, config: Mapping[str, Any], main_pretrained: bool = False) -> Setting:
@@ -71,8 +72,9 @@ class Setting:
         own = bool(known.pop("pretrained", False))  # only written where it is so
         if config.get("half") not in ("train", "test"):  # the gold model is never pretrained, other stages cannot be
             own = main_pretrained
+        size = known.pop("train_pm", None)
         numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
-        return cls(**numbers, pretrained=None if own == main_pretrained else own)
+        return cls(**numbers, pretrained=None if own == main_pretrained else own, train_pm=size)
 
     def varies_only(self, name: str) -> bool:
         """Whether nothing but that field differs from the main setting (nor must it)."""
@@ -233,8 +235,9 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
             study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and the first missing column."""
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The named columns of a Parquet file, and of the optional ones those it has; AnalysisError names the file and the
+    first missing column."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
@@ -243,13 +246,15 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[list(columns)]
+    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
 
 
-def stage_table(study: Study, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+def stage_table(
+    study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame | None:
     """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
     try:
-        return read_table(study.folder(record) / name, columns)
+        return read_table(study.folder(record) / name, columns, optional)
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None

@@ -43,13 +43,23 @@ class Curve:
     def finished(self) -> bool:
         return self.record.status == "done"
 
+    @property
+    def estimator(self) -> str:
+        """Of the KL that says how far the policy is: exact over the vocabulary, or k1 where that was not measured."""
+        return "exact" if "kl_exact" in self.values else "k1"
+
+    @property
+    def kls(self) -> Floats:
+        """(S, P) that estimate of each response's KL from the reference, in nats, signed."""
+        return self.values[f"kl_{self.estimator}"]
+
     def kl(self, step: int) -> Estimate:
-        """Mean over prompts of the k1 sum at the step of that index, signed, in nats."""
-        return mean(self.values["kl_k1"][step], self.cluster)
+        """Its mean over prompts at the step of that index."""
+        return mean(self.kls[step], self.cluster)
 
     def sqrt_kl(self) -> Floats:
-        """(S,) sqrt(max(mean k1, 0)): negative estimates stay negative in the table and become 0 here."""
-        return np.asarray(np.sqrt(np.maximum(self.values["kl_k1"].mean(axis=1), 0.0)))
+        """(S,) sqrt(max(mean KL, 0)): negative estimates stay negative in the table and become 0 here."""
+        return np.asarray(np.sqrt(np.maximum(self.kls.mean(axis=1), 0.0)))
 
     def resolved(self) -> NDArray[np.bool_]:
         """(S,) evaluations after the start whose KL is at least two standard errors: the others are not fitted."""
@@ -68,7 +78,7 @@ def load_curves(study: Study) -> list[Curve]:
     excluded with its reason."""
     curves = []
     for record in study.of_kind("ppo"):
-        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS)
+        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS, tuple(test_columns(record).values()))
         if frame is not None and (curve := _curve(study, record, frame)) is not None:
             curves.append(curve)
     return sorted(curves, key=lambda c: (c.model.n_params, c.model.name, c.seed, c.record.stage_id))
@@ -88,7 +98,7 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
     frame = frame.sort_values(["step", "prompt_id"])
     first = frame[frame.step == frame.step.min()]
     shape = (frame.step.nunique(), len(first))
-    columns = ("kl_k1", "kl_k3", "score_train", "score_test", "gold", *PLAIN)
+    columns = [name for name in frame.columns if name not in EVAL_COLUMNS[:4]]
     values = {name: frame[name].to_numpy(float).reshape(shape) for name in columns}
     return Curve(
         record,
@@ -100,6 +110,11 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
         prompts=tuple(first.prompt_id),
         values={name: v for name, v in values.items() if np.isfinite(v).all()},
     )
+
+
+def test_columns(record: Record) -> dict[str, str]:
+    """Role -> column of the scores, for every test PM that a policy or a pool of samples was scored by."""
+    return {role: role.replace("pm_", "score_", 1) for role in record.parents if role.startswith("pm_test")}
 
 
 def gold_source(curve: Curve) -> str | None:
@@ -144,11 +159,18 @@ def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
     return rows
 
 
+def square_root(kl: Estimate) -> tuple[float, float | None]:
+    """sqrt(max(KL, 0)) with its standard error se / (2 sqrt(KL)) by the delta method; at 0 that is unknown, but 0 where
+    the KL is exactly 0 by construction."""
+    root = math.sqrt(max(kl.value, 0.0))
+    if kl.se is None:
+        return root, None
+    return root, kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
+
+
 def _kl_columns(curve: Curve, index: int) -> dict[str, Any]:
     kl = curve.kl(index)
-    root = math.sqrt(max(kl.value, 0.0))
-    # delta method, se(d) = se(KL) / (2 d); at d = 0 it exists only where KL is exactly 0 by construction
-    root_se = None if kl.se is None else kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
+    root, root_se = square_root(kl)
     k3 = mean(curve.values["kl_k3"][index], curve.cluster).to_dict() if "kl_k3" in curve.values else None
     return {"kl": kl.to_dict() | {"estimator": "k1"}, "kl_k3": k3, "sqrt_kl": root, "sqrt_kl_se": root_se}
 

@@ -27,6 +27,7 @@ from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
 from analysis.rate_check import rate_check
+from analysis.robustness import robustness
 from analysis.routes import best_of_n_fits, best_of_n_rows, equal_kl_rows, interpolation_rows, load_ways
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
@@ -37,8 +38,8 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "best_of_n", "interpolation", "at_equal_kl", "benchmarks", "tax", "pooled",
-    "crossover", "fits", "models", "stages", "claims", "excluded",
+    "scored_by", "overoptimisation", "best_of_n", "interpolation", "at_equal_kl", "robustness", "robustness_points",
+    "pm_size_effect", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -76,7 +77,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin)
     data = study.of_kind("data")
     pools, lines = load_ways(study, "best_of_n"), load_ways(study, "interpolation")
-    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves) + best_of_n_fits(pools)
+    crossed, crossed_fits = robustness(study, all_curves, scores)
+    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves) + best_of_n_fits(pools) + crossed_fits
     over = overoptimisation(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     judged = claims.judge_all(
@@ -113,6 +115,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "best_of_n": best_of_n_rows(study, pools),
         "interpolation": interpolation_rows(study, lines, curves),
         "at_equal_kl": equal_kl_rows(study, pools, curves) + equal_kl_rows(study, lines, curves),
+        **crossed,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
         "pooled": tax.pooled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from analysis.crossed import Measured, Term, mean_term, measure
 from analysis.equal_kl import Along, gap
-from analysis.estimates import Codes, codes, mean
+from analysis.estimates import Codes, Estimate, codes, mean
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
 from analysis.frames import EVAL_COLUMNS, SHARED_BASE, Model, Study, costs, join_notes, stage_table
-from analysis.frontier import PLAIN, SCORES, Curve
+from analysis.frontier import PLAIN, SCORES, Curve, square_root, test_columns
 from hh_scaling.records import Record
 
 Floats = NDArray[np.float64]
 Kind = Literal["best_of_n", "interpolation"]
 WINNER = {"best_of_n": "best of n", "interpolation": "interpolation"}
+EXACT = "kl_exact"  # of an evaluation, where it was measured
+LABELS = ("step", "samples", "prompt_id", "conversation")  # columns that are not measured
 EXPECTED_COLUMNS = ("prompt_id", "conversation", "n", "kl", "score_train", "score_test", "gold", *PLAIN)
 PROMPT_DRAWS = 400
 TIE_CORRECTED = "tie-corrected"  # the estimator of the best of n's KL, see docs/method.md
@@ -43,6 +45,7 @@ class Way:
     record: Record
     model: Model
     seed: int | None
+    estimator: str  # of the KL
     places: Floats  # ascending
     conversation: NDArray[np.object_]  # (P,)
     prompts: tuple[int, ...]  # (P,)
@@ -59,31 +62,36 @@ class Way:
         return np.asarray(np.sqrt(np.maximum(self.kl.mean(axis=1), 0.0)))
 
 
-def load_ways(study: Study, kind: Kind) -> list[Way]:
-    """The finished stages of that kind whose table can be read, by size and seed."""
-    name, place, kl, columns = {
-        "best_of_n": ("expected.parquet", "n", "kl", EXPECTED_COLUMNS),
-        "interpolation": ("evals.parquet", "alpha", "kl_k1", ("alpha", *EVAL_COLUMNS)),
+def load_ways(study: Study, kind: Kind, wanted: Callable[[Record], bool] | None = None) -> list[Way]:
+    """The finished stages of that kind that are wanted (by default those of the main setting) and whose table can be
+    read, by size and seed."""
+    name, place, columns = {
+        "best_of_n": ("expected.parquet", "n", EXPECTED_COLUMNS),
+        "interpolation": ("evals.parquet", "alpha", ("alpha", *EVAL_COLUMNS)),
     }[kind]
     found = []
-    for record in study.main_of_kind(kind):
-        frame = stage_table(study, record, name, columns)
+    for record in filter(wanted or study.is_main, study.of_kind(kind)):
+        frame = stage_table(study, record, name, columns, (EXACT, *test_columns(record).values()))
         if frame is not None and not frame.empty:
-            found.append(_way(study, kind, record, frame, place, kl))
+            found.append(_way(study, kind, record, frame, place))
     return sorted(found, key=lambda way: (way.model.n_params, way.model.name, way.seed, way.record.stage_id))
 
 
-def _way(study: Study, kind: Kind, record: Record, frame: pd.DataFrame, place: str, kl: str) -> Way:
+def _way(study: Study, kind: Kind, record: Record, frame: pd.DataFrame, place: str) -> Way:
+    kl, estimator = (EXACT, "exact") if EXACT in frame else ("kl_k1", "k1")
+    if kind == "best_of_n":
+        kl, estimator = "kl", TIE_CORRECTED
     frame = frame.sort_values([place, "prompt_id"])
     first = frame[frame[place] == frame[place].min()]
     shape = (frame[place].nunique(), len(first))
-    names = [name for name in (kl, "kl_k3", *SCORES.values(), *PLAIN) if name in frame]
+    names = [name for name in frame.columns if name not in LABELS and name != place]
     values = {name: frame[name].to_numpy(float).reshape(shape) for name in names}
     return Way(
         kind,
         record,
         study.model(record),
         study.seed(record),
+        estimator,
         places=frame[place].unique().astype(float),
         conversation=first.conversation.to_numpy(object),
         prompts=tuple(first.prompt_id),
@@ -102,10 +110,11 @@ def best_of_n_rows(study: Study, ways: Sequence[Way]) -> list[dict[str, Any]]:
         start = {column: values[0] for column, values in way.values.items()}
         for i, place in enumerate(way.places):
             n = int(place)
-            kl = mean(way.kl[i], way.cluster).to_dict() | {"estimator": TIE_CORRECTED}
+            known = mean(way.kl[i], way.cluster)
+            kl = known.to_dict() | {"estimator": TIE_CORRECTED}
             bounds = {"kl_upper_bound": math.log(n) - (n - 1) / n, "kl_log_n": math.log(n)}
             head = _labels(study, way) | {"n": n, "n_samples": int(way.places[-1]), "kl": kl, **bounds}
-            rows.append(head | _root(kl) | _scores(way, start, i) | costs(way.record))
+            rows.append(head | _root(known) | _scores(way, start, i) | costs(way.record))
     return rows
 
 
@@ -119,9 +128,10 @@ def interpolation_rows(study: Study, ways: Sequence[Way], curves: Sequence[Curve
             continue
         start = {column: values[0] for column, values in curve.values.items()}
         for i, alpha in enumerate(way.places):
-            kl = mean(way.kl[i], way.cluster).to_dict() | {"estimator": "k1"}
+            known = mean(way.kl[i], way.cluster)
+            kl = known.to_dict() | {"estimator": way.estimator}
             head = _labels(study, way) | {"alpha": float(alpha), "kl": kl}
-            rows.append(head | _root(kl) | _scores(way, start, i) | costs(way.record))
+            rows.append(head | _root(known) | _scores(way, start, i) | costs(way.record))
     return rows
 
 
@@ -134,11 +144,8 @@ def _labels(study: Study, way: Way) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _root(kl: dict[str, Any]) -> dict[str, Any]:
-    """sqrt(KL) with its standard error by the delta method; 0 where the KL is exactly 0, else unknown at 0."""
-    root, se = math.sqrt(max(kl["value"], 0.0)), kl["se"]
-    exact = 0.0 if se == 0 else None
-    return {"sqrt_kl": root, "sqrt_kl_se": se / (2 * root) if se is not None and root > 0 else exact}
+def _root(kl: Estimate) -> dict[str, Any]:
+    return dict(zip(("sqrt_kl", "sqrt_kl_se"), square_root(kl), strict=True))
 
 
 def _scores(way: Way, start: dict[str, Floats], i: int) -> dict[str, Any]:
@@ -259,7 +266,7 @@ def _gap(way: Way, curve: Curve, column: str) -> tuple[Floats, NDArray[np.object
     if len(shared) < 2 or not inside.any():
         return nothing, nothing, nothing
     ours = Along(way.kl[inside][:, mine], way.values[column][inside][:, mine])
-    found = gap(ours, Along(curve.values["kl_k1"][:, other], curve.values[column][:, other]))
+    found = gap(ours, Along(curve.kls[:, other], curve.values[column][:, other]))
     return (nothing, nothing, nothing) if found is None else (found.values, way.conversation[mine], found.sqrt_kl)
 
 

@@ -19,7 +19,7 @@ from hh_scaling.configs import BestOfNConfig
 from hh_scaling.estimates import clustered_mean
 from hh_scaling.models import check_length, describe, load_causal_lm, load_tokenizer, set_up
 from hh_scaling.order_statistics import best_weights, grid, kl_upper_bound, pool_kl
-from hh_scaling.policy_eval import GOLD, Measures
+from hh_scaling.policy_eval import Measures
 from hh_scaling.ppo import encode_prompts, load_measures
 from hh_scaling.records import StageWriter, check_finite
 from hh_scaling.rollout import Sample, StopText, count_generation, end_tokens, generate, sampling_copy
@@ -27,7 +27,7 @@ from hh_scaling.scorers import stream_seed
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import Stopwatch
 
-MEASURED = ("score_train", "score_test", *GOLD, "length", "ended")  # columns of a sample
+LABELS = ("prompt_id", "conversation", "sample", "response")  # columns of a sample that are not measured
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ def score_distinct(sampler: Sampler, samples: Sequence[Sample], of_prompt: Seque
     texts = sampler.tokenizer.batch_decode([s.text_ids for s in different])
     prompts = [str(sampler.table.prompt[of_prompt[i]]) for i in first]
     columns = {
-        "score_train": sampler.measures.pms["pm_train"](different).astype(float),
-        "score_test": sampler.measures.pms["pm_test"](different).astype(float),
+        **sampler.measures.scores(different),
         **sampler.measures.gold(different, prompts, texts),
         "response": texts,
     }
@@ -161,11 +160,11 @@ def score_distinct(sampler: Sampler, samples: Sequence[Sample], of_prompt: Seque
 def expected_scores(samples: pd.DataFrame) -> pd.DataFrame:
     """One row a prompt and n: the unbiased estimate of every measured column at the best of n by the train PM, and
     the estimated KL of that choice (``pool_kl``)."""
-    rows = []
+    rows, measured = [], [name for name in samples.columns if name not in LABELS]
     for (prompt, conversation), pool in samples.groupby(["prompt_id", "conversation"], sort=False):
-        proxy, values = pool.score_train.to_numpy(float), pool[list(MEASURED)].to_numpy(float)
+        proxy, values = pool.score_train.to_numpy(float), pool[measured].to_numpy(float)
         for n in grid(len(pool)):
-            means = dict(zip(MEASURED, best_weights(proxy, n) @ values, strict=True))
+            means = dict(zip(measured, best_weights(proxy, n) @ values, strict=True))
             known = {"prompt_id": prompt, "conversation": conversation, "n": n, "kl": pool_kl(proxy, n)}
             rows.append(known | means)
     return pd.DataFrame(rows)
@@ -180,10 +179,10 @@ def distinct_share(samples: pd.DataFrame) -> tuple[pd.Series, list[str]]:
 def summarise(expected: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry an n: means over prompts with clustered standard errors, and the two formulas for the KL beside the
     estimate; columns that were not measured are left out."""
-    entries = []
+    entries, columns = [], [name for name in expected.columns if name not in ("prompt_id", "conversation", "n")]
     for n in grid(int(expected.n.max())):
         part = expected[expected.n == n]
-        names = [name for name in ("kl", *MEASURED) if part[name].notna().all()]
+        names = [name for name in columns if part[name].notna().all()]
         means = {name: clustered_mean(part[name], part.conversation) for name in names}
         entries.append({"n": n, "kl_upper_bound": kl_upper_bound(n), "kl_log_n": math.log(n), **means})
     return entries

@@ -14,6 +14,8 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
+# A size's name; not written where there is none, so that hashes stay.
+OtherPM = Annotated[str | None, Field(exclude_if=lambda name: name is None)]
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 VOTES_TEMPERATURE = 4.0
 Dtype = Literal["float32", "bf16"]
@@ -263,6 +265,7 @@ class PPOConfig(Config):
     compute: Compute
     # Whether the world, where there is one and no gold PM among the parents, gives the gold score; written if false.
     world_gold: Annotated[bool, Field(exclude_if=bool)] = True
+    train_pm: OtherPM = None  # the size of the train PM, where it is not the one that the study's main policies have
 
 
 # ---------------------------------------------------------------- other ways to a higher score
@@ -286,6 +289,7 @@ class BestOfNConfig(Config):
     sampling: BestOfNSampling
     compute: Compute
     world_gold: Annotated[bool, Field(exclude_if=bool)] = True  # as in PPOConfig
+    train_pm: OtherPM = None  # as in PPOConfig
 
 
 def alpha_name(alpha: float) -> str:

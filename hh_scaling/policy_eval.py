@@ -48,9 +48,14 @@ class Evaluation:
 class Measures:
     """What scores responses. The gold score is that of ``pm_gold`` where there is one, else the world's, else none."""
 
-    pms: Mapping[str, PMScorer | ForeignPMScorer]  # by role: pm_train, pm_test, perhaps pm_gold
+    pms: Mapping[str, PMScorer | ForeignPMScorer]  # by role: pm_train, pm_test, perhaps pm_test_<size>s and pm_gold
     stages: Mapping[str, Path]  # role -> the stage's folder, which is called by its id
     exact: Callable[[str, str], Gold] | None
+
+    def scores(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """(B,) columns score_train, score_test and, for each test PM of a further size, score_test_<size>."""
+        roles = [role for role in self.pms if role != "pm_gold"]
+        return {role.replace("pm_", "score_", 1): self.pms[role](samples).astype(float) for role in roles}
 
     def gold(self, samples: Sequence[Sample], prompts: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
         """(B,) columns gold, gold_helpful and gold_harmless; the last two are known to the world alone."""
@@ -153,8 +158,7 @@ class Evaluator:
                 "samples": step * self.config.training.batch_size,
                 "prompt_id": self.prompt_table.prompt_id,
                 "conversation": self.prompt_table.conversation,
-                "score_train": self.measures.pms["pm_train"](samples).astype(float),
-                "score_test": self.measures.pms["pm_test"](samples).astype(float),
+                **self.measures.scores(samples),
                 "length": [float(len(s.response)) for s in samples],
                 "ended": [float(s.ended) for s in samples],
             }

@@ -8,6 +8,7 @@ from reports import frontier_figures, tax_figures, way_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
 from reports.pm_registry import PM_FIGURES, RATE_FIGURES
+from reports.robustness_registry import ROBUSTNESS_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
     *PM_FIGURES,
@@ -63,6 +64,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
         optional=True,
     ),
+    *ROBUSTNESS_FIGURES,
     FigureSpec(
         name="interpolation-sqrt-kl",
         section="frontier",

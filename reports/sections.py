@@ -15,6 +15,7 @@ from reports import (
     pm_tables,
     rate_sentences,
     result_tables,
+    robustness_sentences,
     sentences,
     tables,
     tax_sentences,
@@ -163,9 +164,17 @@ def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSec
         ReportSection(
             "frontier",
             "Reward against √KL",
-            sentences=[*sentences.frontier_sentences(results), *way_sentences.way_sentences(results)],
+            sentences=[
+                *sentences.frontier_sentences(results),
+                *way_sentences.way_sentences(results),
+                *robustness_sentences.robustness_sentences(results),
+            ],
             figures=shown("frontier"),
-            tables=[result_tables.frontier_table(results), *way_sentences.way_tables(results)],
+            tables=[
+                result_tables.frontier_table(results),
+                *way_sentences.way_tables(results),
+                *robustness_sentences.robustness_tables(results),
+            ],
         ),
         ReportSection(
             "tax",

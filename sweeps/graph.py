@@ -221,11 +221,14 @@ class Expansion:
         reference = self.add_reference(name, seed)
         if section is None or name not in (section.sizes or self.names):
             return
+        main = self.scorer(section.pm, "train", name, seed)
+        test = self.scorer(choice_for_test(section), "test", name, seed)
         parents = {
             "data": self.made["data",],
             "policy": reference or self.base(name, seed),
-            "pm_train": self.scorer(section.pm, "train", name, seed),
-            "pm_test": self.scorer(choice_for_test(section), "test", name, seed),
+            "pm_train": main,
+            "pm_test": test,
+            **self.further_tests(test, name, seed),
             **self.gold(),
         }
         for factor in (1.0, *other_rates(section)):
@@ -240,6 +243,27 @@ class Expansion:
             self.add(("ppo", name, seed) if factor == 1 else None, policy)
             if factor == 1:
                 self.add_routes(config, policy, parents)
+                self.add_crossed(config, main, parents)
+
+    def add_crossed(self, main: PPOConfig, own: Stage, parents: Mapping[str, Stage]) -> None:
+        """Beside the main policy of the first seed one for each other train PM, and the best of n by that PM."""
+        section, name, seed = self.study.ppo, main.size.name, main.seed
+        assert section is not None
+        for size in section.pm_sizes if seed == self.study.seeds[0] else ():
+            scorer = self.scorer(PMChoice(size=size), "train", name, seed)
+            if scorer is own:
+                continue
+            config, crossed = main.model_copy(update={"train_pm": size}), {**parents, "pm_train": scorer}
+            self.add(None, self.stage("ppo", f"ppo-{name}-s{seed}-by-{size}", config, crossed))
+            if self.study.best_of_n is not None:
+                pool = best_of_n_config(self.study.best_of_n, config)
+                self.add(None, self.stage("best_of_n", f"best-of-n-{name}-s{seed}-by-{size}", pool, crossed))
+
+    def further_tests(self, own: Stage, name: str, seed: int) -> dict[str, Stage]:
+        """Test PMs of other sizes that follow a policy of size ``name``, by their role."""
+        sizes = self.study.ppo.test_pm_sizes if self.study.ppo is not None else ()
+        found = {f"pm_test_{size}": self.scorer(PMChoice(size=size), "test", name, seed) for size in sizes}
+        return {role: stage for role, stage in found.items() if stage is not own}
 
     def add_routes(self, config: PPOConfig, policy: Stage, parents: Mapping[str, Stage]) -> None:
         """Beside the main policy of a size, the other ways to a higher score that the study asks for."""

@@ -26,9 +26,8 @@ def best_of_n_config(section: BestOfNSection, policy: PPOConfig) -> BestOfNConfi
         n_prompts=section.n_prompts or policy.training.n_eval_prompts,
         **{key: getattr(policy.training, key) for key in SHARED},
     )
-    return BestOfNConfig(
-        size=policy.size, seed=policy.seed, sampling=sampling, compute=policy.compute, world_gold=policy.world_gold
-    )
+    shared = {key: getattr(policy, key) for key in ("size", "seed", "compute", "world_gold", "train_pm")}
+    return BestOfNConfig(sampling=sampling, **shared)
 
 
 def interpolation_config(section: InterpolationSection, policy: PPOConfig) -> InterpolationConfig:

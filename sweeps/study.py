@@ -205,6 +205,10 @@ class PPOSection(PPOTraining):
     pm: PMChoice = PMChoice()  # whose score is maximised: of the same size, of the largest, a size's name, or foreign
     test_pm: PMChoice | None = None  # whose score is only followed; None: as pm, on the test half
     gold: GoldChoice | None = GoldChoice()  # None: no gold score
+    # Sizes whose preference models policies are also trained against, with the first seed; each adds a policy to
+    # every size whose own is scored by another.
+    pm_sizes: tuple[str, ...] = ()
+    test_pm_sizes: tuple[str, ...] = ()  # sizes whose test models follow too
     sizes: tuple[str, ...] | None = None  # names of the sizes that get a policy; None: all
     compute: ComputeChoice = ComputeChoice()
 
