@@ -40,10 +40,10 @@ def cell_title(row: Row) -> str:
 
 def _ordered(results: Row, key: str) -> list[dict[str, Any]]:
     """Rows by policy size, train PM size, run and place; sizes of PMs from small to large."""
+    sizes = ("n_params", "train_pm_n_params", "pm_n_params")
     return sorted(
-        rows_of(results, key),
-        key=lambda row: (row["n_params"], row["train_pm_n_params"], row["pm_n_params"] or 0, row["stage_id"], row["place"]),
-    )  # fmt: skip
+        rows_of(results, key), key=lambda row: (*(row[name] or 0 for name in sizes), row["stage_id"], row["place"])
+    )
 
 
 # ---------------------------------------------------------------- tables
@@ -71,8 +71,8 @@ def gold_table(results: Row) -> pd.DataFrame:
             panel, series = str(row["model"]), str(row["train_pm"])
             shown = _point(row, panel, series) | {"layer": "point" if row["way"] == "ppo" else "pool"}
             rows.append(shown)
-    for row in _firsts(rows_of(results, "robustness_points")):
-        rows += _curve(results, row, rows)
+    for first in _firsts(rows_of(results, "robustness_points")):
+        rows += _curve(results, first, rows)
     return tidy(rows)
 
 
@@ -80,10 +80,14 @@ def parting_table(results: Row) -> pd.DataFrame:
     """Tidy rows of where train and test score part, by policy size, a panel a test PM and a series a train PM; what
     was not reached is a hollow point at the farthest √KL."""
     rows = []
-    for row in sorted(rows_of(results, "robustness"), key=lambda r: (r["test_pm_n_params"], r["train_pm_n_params"], r["n_params"])):  # fmt: skip
+    sizes = ("test_pm_n_params", "train_pm_n_params", "n_params")
+    for row in sorted(rows_of(results, "robustness"), key=lambda row: [row[name] for name in sizes]):
         parted = has_value(row["parting_sqrt_kl"])
         place = estimate_cells(row["parting_sqrt_kl"]) if parted else {"y": row["reach"]}
-        labels = {"panel": f"test PM {plain_label(str(row['test_pm']), 14)}", "series": str(row["train_pm"])}
+        labels: dict[str, Any] = {
+            "panel": f"test PM {plain_label(str(row['test_pm']), 14)}",
+            "series": str(row["train_pm"]),
+        }
         labels |= {"model": row["model"], "n_params": row["n_params"], "layer": "point", "hollow": not parted}
         rows.append({**labels, "x_name": "n_params", "x": row["n_params"], "y_name": "parting_sqrt_kl", **place})
     return tidy(rows)
@@ -122,9 +126,7 @@ def _line(results: Row, points: Sequence[Row], panel: str, series: str) -> list[
 
 def _parting(results: Row, cell: Row, panel: str) -> list[dict[str, Any]]:
     """Where the train score parts from that of the largest test PM, if it does."""
-    rows = [
-        r for r in rows_of(results, "robustness") if (r["model"], r["train_pm"]) == (cell["model"], cell["train_pm"])
-    ]
+    rows = [row for row in rows_of(results, "robustness") if cell_title(row) == cell_title(cell)]
     row = max(rows, key=lambda r: r["test_pm_n_params"], default=None)
     if row is None or not has_value(row["parting_sqrt_kl"]):
         return []
@@ -221,10 +223,8 @@ def draw_parting(figure: Figure, table: pd.DataFrame) -> None:
             own = rows[rows["series"] == name].assign(run="")
             style.error_points(axes, own, colours[name], markers[name], 5)
             for x, y in own.loc[own["hollow"], ["x", "y"]].itertuples(index=False):
-                up = {"arrowstyle": "->", "color": colours[name]}
-                axes.annotate(
-                    "", (x, y), xytext=(0, 16), textcoords="offset points", arrowprops=up | {"arrowstyle": "<-"}
-                )
+                up = {"arrowstyle": "<-", "color": colours[name]}  # from the point upwards
+                axes.annotate("", (x, y), xytext=(0, 16), textcoords="offset points", arrowprops=up)
         axes.set_title(panel)
         style.size_axis(axes, table[table["panel"] == panel])
     style.outer_labels(grid, 2, "policy parameters (non-embedding)", "√KL where the scores part")
