@@ -246,7 +246,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
+    more = [name for name in optional if name in frame.columns and name not in columns]
+    return frame[[*columns, *more]]
 
 
 def stage_table(

@@ -38,7 +38,7 @@ def _parting_sentences(results: Row) -> list[str]:
         text += f", at √KL {format_span([float(row['parting_sqrt_kl']['value']) for row in parted], 2)}"
         ends = sorted(parted, key=lambda row: float(row["parting_sqrt_kl"]["value"]))
         chosen = [ends[0]] if len(ends) == 1 else [ends[0], ends[-1]]
-        text += f" ({'; '.join(f'{_cell(row)} {format_estimate(row["parting_sqrt_kl"])}' for row in chosen)})"
+        text += f" ({'; '.join(_cell(row) for row in chosen)})"
     left = [row for row in here if row not in parted]
     if left:
         text += f"; {'none of the others' if parted else 'none'} did within √KL "
@@ -47,7 +47,7 @@ def _parting_sentences(results: Row) -> list[str]:
 
 
 def _cell(row: Row) -> str:
-    return f"{row['model']} against {row['train_pm']}"
+    return f"{row['model']} against {row['train_pm']} {format_estimate(row['parting_sqrt_kl'])}"
 
 
 def _effect_sentences(results: Row) -> list[str]:
@@ -77,7 +77,9 @@ def _effect(rows: Sequence[Row]) -> str:
 
 
 def _size(row: Row) -> str:
-    return f"{row['model']} ({format_estimate(row['difference'], signed=True)})" if has_value(row["difference"]) else str(row["model"])  # fmt: skip
+    if not has_value(row["difference"]):
+        return str(row["model"])
+    return f"{row['model']} ({format_estimate(row['difference'], signed=True)})"
 
 
 def robustness_methods(results: Row) -> list[str]:
