@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 import hh_scaling
-from analysis import claims, frames, frontier, pm, tax_sizes
+from analysis import claims, frames, frontier, pm, reward_paths, tax_sizes
 from analysis.frontier_fits import frontier_fits, run_exponents
 from analysis.held_out import pm_scores
 from analysis.overoptimisation import overoptimisation, pooled_parting
@@ -36,7 +36,8 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims",
+    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "tax_per_reward",
+    "at_equal_reward", "fits", "models", "stages", "claims",
     "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
@@ -72,7 +73,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     all_curves = frontier.load_curves(study)
     curves = [curve for curve in all_curves if study.is_main(curve.record)]
     items = tax_sizes.benchmark_items(study)
-    tax = tax_sizes.tax_tables(study, items, margin, bits_margin)
+    tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, curves, items))
     data = study.of_kind("data")
     fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves)
     over = overoptimisation(study, curves, scores)
@@ -112,11 +113,24 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "tax": tax.tax,
         "pooled": tax.pooled,
         "crossover": tax.crossover,
+        "tax_per_reward": tax.per_reward,
+        "at_equal_reward": tax.equal_reward,
         "fits": plain_fits,
         "claims": judged,
         "samples": frames.samples(study),
         "excluded": sorted(study.excluded, key=lambda row: (str(row["kind"]), row["what"], row["reason"])),
     }
+
+
+def tax_paths(
+    study: frames.Study, curves: list[frontier.Curve], items: dict[str, tax_sizes.Items]
+) -> list[reward_paths.Path]:
+    """The policies' paths through benchmarks and gold scores; none where these are on several scales, which is said."""
+    paths = reward_paths.load_paths(study, curves, items, tax_sizes.recipes(study))
+    if reward_paths.one_scale(paths, curves):
+        return paths
+    study.exclude("tax at equal gold reward", "policies are judged by several gold models, whose scales differ")
+    return []
 
 
 def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.frames import AnalysisError
 from analysis.items import TASK_KEYS, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
-from analysis.tax import judge, task_rows
+from analysis.tax import judge, judge_map, task_rows
 from analysis.tax_pooled import poolable, pooled_rows
 
 
@@ -30,6 +30,7 @@ def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> d
     labels |= {"at_sqrt_kl": None}
     rows = [labels | task_rows([found], margin, bits_margin)[0] for found in pairs.values()]
     judge(rows)
+    judge_map([rows])
     pooled = []
     for k_shot in sorted({row["k_shot"] for row in rows}):
         usable = poolable(pairs, [row for row in rows if row["k_shot"] == k_shot])
