@@ -12,8 +12,11 @@ import pandas as pd
 import hh_scaling
 from analysis import claims, frames, frontier, pm, reward_paths, tax_sizes
 from analysis.frontier_fits import frontier_fits, run_exponents
+from analysis.frontier_laws import law_rows
+from analysis.frontier_slopes import bound_rows, slope_rows
 from analysis.held_out import pm_scores
-from analysis.overoptimisation import overoptimisation, pooled_parting
+from analysis.overoptimisation import overoptimisation, parting_slope, pooled_parting
+from analysis.peaks import peak_rows
 from analysis.pm_agreement import pm_agreement
 from analysis.pm_calibration import pm_calibration
 from analysis.pm_claims import pm_evidence
@@ -26,6 +29,7 @@ from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
+from analysis.prediction import pm_series, prediction_rows, slope_series, tax_series
 from analysis.rate_check import rate_check
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
@@ -36,9 +40,9 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "tax_per_reward",
-    "at_equal_reward", "fits", "models", "stages", "claims",
-    "excluded",
+    "scored_by", "overoptimisation", "frontier_laws", "frontier_slopes", "frontier_peaks", "reward_bound",
+    "benchmarks", "tax", "pooled", "crossover", "tax_per_reward", "at_equal_reward", "predictions", "fits", "models",
+    "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -75,8 +79,10 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     items = tax_sizes.benchmark_items(study)
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, curves, items))
     data = study.of_kind("data")
-    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves)
+    along = frontier_fits(curves)
+    fits = pm_fits(pms) + saturation_fits(pms) + along
     over = overoptimisation(study, curves, scores)
+    laws, slopes = law_rows(curves), slope_rows(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     judged = claims.judge_all(
         claims.Evidence(
@@ -89,6 +95,9 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             study.planned_sizes("pm"),
             study.planned_sizes("ppo"),
             pm_evidence(pms),
+            laws,
+            slopes,
+            parting_slope(study, curves, scores),
         )
     )
     return {
@@ -109,12 +118,17 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "frontier": frontier.frontier_rows(study, curves),
         "scored_by": scored_by(study, curves, scores),
         "overoptimisation": over,
+        "frontier_laws": laws,
+        "frontier_slopes": slopes,
+        "frontier_peaks": peak_rows(along, curves),
+        "reward_bound": bound_rows(study, curves),
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
         "pooled": tax.pooled,
         "crossover": tax.crossover,
         "tax_per_reward": tax.per_reward,
         "at_equal_reward": tax.equal_reward,
+        "predictions": prediction_rows([*pm_series(pms), *slope_series(slopes), *tax_series(tax.pooled)]),
         "fits": plain_fits,
         "claims": judged,
         "samples": frames.samples(study),
