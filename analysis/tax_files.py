@@ -22,6 +22,11 @@ def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> d
     before, after = read_lm_eval(base), read_lm_eval(tuned)
     sides = split_tasks(before.items), split_tasks(after.items)
     paired, refused = pair_items(*sides, tuned.name, f"{base} and {tuned}")
+    for task in sorted(before.filters.keys() & after.filters.keys()):
+        if before.filters[task] != after.filters[task]:  # two ways to read an answer: their difference is no tax
+            paired = {key: pair for key, pair in paired.items() if key[0] != task}
+            one, two = before.filters[task], after.filters[task]
+            refused.append(f"{base} and {tuned}: {task}: filter {one!r} before, {two!r} after; give both the same")
     if not paired:
         raise AnalysisError(refused[0] if refused else f"{base} and {tuned}: no task in common")
     pairs = {key: [pair] for key, pair in paired.items()}
