@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from analysis.prediction import pm_series, prediction_rows, slope_series, tax_se
 from analysis.rate_check import rate_check
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
-from hh_scaling.records import atomic_write, write_json
+from hh_scaling.records import atomic_write
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
@@ -66,7 +67,7 @@ def analyze(
     for name in TABLES:
         table = pd.DataFrame([flatten(row) for row in table_rows(results, name)])
         atomic_write(target / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_json(target / "results.json", results)
+    atomic_write(target / "results.json", to_json(results))
     return results
 
 
@@ -178,6 +179,19 @@ def clean(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """Results as JSON text, a line for every row of a table: with many thousands, indented they take minutes."""
+    parts = []
+    for key, value in results.items():
+        if isinstance(value, list) and value:
+            rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in value)
+            text = f"[\n{rows}\n ]"
+        else:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def table_rows(results: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
