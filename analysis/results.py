@@ -143,7 +143,7 @@ def tax_paths(
     """The policies' paths through benchmarks and gold scores; none where these are on several scales, which is said."""
     paths = reward_paths.load_paths(study, curves, items, tax_sizes.recipes(study))
     if reward_paths.one_scale(paths, curves):
-        return paths
+        return paths + reward_paths.interpolated_paths(study, paths, curves, items)
     study.exclude("tax at equal gold reward", "policies are judged by several gold models, whose scales differ")
     return []
 

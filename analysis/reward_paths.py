@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.estimates import Estimate, mean
-from analysis.frames import Model, Study
+from analysis.frames import Model, Study, stage_table
 from analysis.frontier import Curve, Floats, gold_source
 from analysis.items import Objects, TaskItems, TaskKey
 from hh_scaling.records import Record
@@ -95,6 +95,42 @@ def load_paths(
             chain, recipe = study.chain(policy), recipe_of[policy.stage_id]
             found.append(Path(policy, curve.model, chain, recipe, curve.conversation, start, places))
     return found
+
+
+def interpolated_paths(
+    study: Study, paths: Sequence[Path], curves: Iterable[Curve], items: Mapping[str, Items]
+) -> list[Path]:
+    """For each path whose policy was interpolated with its start: the line between their weights, alpha by alpha, as a
+    recipe of its own that ends where training ended. Only weights that were benchmarked are on it."""
+    by_policy = {curve.record.stage_id: curve for curve in curves}
+    found = []
+    for path in paths:
+        curve, end = by_policy[path.record.stage_id], [place for place in path.places if place.at == "end"]
+        for line in study.main_of_kind("interpolation"):
+            if line.parents.get("policy") == path.record.stage_id:
+                places = _line_places(study, line, curve, items)
+                recipe = f"{path.recipe} interpolated"
+                found += [replace(path, recipe=recipe, places=(*places, *end))] if places else []
+    return found
+
+
+def _line_places(study: Study, line: Record, curve: Curve, items: Mapping[str, Items]) -> list[Place]:
+    """The benchmarked alphas of one interpolation, ascending, with rises from the policy's start on the same prompts."""
+    frame = stage_table(study, line, "evals.parquet", ("alpha", "prompt_id", "kl_k1", "gold"))
+    if frame is None:
+        return []
+    found = []
+    for stage_id, tasks in items.items():
+        benchmark = study.records[stage_id]
+        if benchmark.parents["model"] != line.stage_id:
+            continue
+        alpha = float(str(benchmark.config["at"]).removeprefix("alpha="))
+        here = frame[np.isclose(frame.alpha, alpha)].set_index("prompt_id").reindex(list(curve.prompts))
+        rise = here.gold.to_numpy(float) - curve.values["gold"][0]
+        if np.isfinite(rise).all():
+            root = math.sqrt(max(float(here.kl_k1.mean()), 0.0))
+            found.append((alpha, Place(f"alpha={alpha}", root, rise, tasks)))
+    return [place for _, place in sorted(found, key=lambda entry: entry[0])]
 
 
 def _places(study: Study, curve: Curve, benchmarks: Mapping[str, Items]) -> list[Place]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -25,6 +26,7 @@ from analysis.reward_paths import Path as RewardPath
 from analysis.reward_paths import Place, common_reward, one_scale
 from analysis.tax_reward import equal_reward_rows
 from analysis.tax_sizes import benchmark_items
+from hh_scaling.records import Record
 from tests.fake_runs import Shape, Truth, make_runs
 from tests.test_tax import items
 
@@ -171,6 +173,33 @@ def test_recipes_without_a_common_chain_or_reward(runs: Path) -> None:
     low = [p if p.recipe == "plain" else replace(p, places=(replace(p.places[0], rise=np.zeros(4)),)) for p in paths]
     row = equal_reward_rows(low, befores)[0]
     assert row["verdict"] == "inconclusive" and row["difference"] is None and "measurably" in row["note"]
+
+
+def test_an_interpolation_is_a_recipe_that_ends_where_training_did(runs: Path) -> None:
+    """Half way between the weights: half the gold score's rise at the end, and a tenth of the answers lost."""
+    study, curves = load_study(runs), load_curves(load_study(runs))
+    found: dict[str, Any] = dict(benchmark_items(study))
+    curve = curves[0]
+    line = Record("line", "interpolation", "done", {}, {"policy": curve.record.stage_id, **curve.record.parents} | {
+        "policy": curve.record.stage_id}, summary=curve.record.summary)  # fmt: skip
+    bench = Record("line-bench", "benchmark", "done", {"at": "alpha=0.5"}, {"model": "line"})
+    plain = tax_paths(study, curves, found)
+    path = next(p for p in plain if p.record.stage_id == curve.record.stage_id)
+    found["line-bench"] = {k: replace(v, score=np.where(np.arange(len(v.score)) % 10 == 0, 0.0, v.score))
+                           for k, v in path.start.items()}  # fmt: skip
+    study.records |= {"line": line, "line-bench": bench}
+    folder = study.folder(line)
+    folder.mkdir(parents=True)
+    half = curve.values["gold"][0] + 0.5 * curve.relative("gold")[-1]  # type: ignore[index]
+    table = {"alpha": 0.5, "prompt_id": curve.prompts, "kl_k1": 2.25, "gold": half}
+    pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(folder / "evals.parquet", index=False)
+    paths = tax_paths(study, curves, found)
+    (between,) = [p for p in paths if p.recipe.endswith("interpolated")]
+    assert [place.at for place in between.places] == ["alpha=0.5", "end"] and len(paths) == len(plain) + 1
+    assert between.places[0].reward == pytest.approx(path.places[-1].reward / 2)
+    assert between.places[0].sqrt_kl == 1.5 and between.chain == path.chain
+    rows = equal_reward_rows([path, between], lambda policy: [("base", path.start)])
+    assert rows[0]["other"].endswith("interpolated") and rows[0]["difference"] is not None
 
 
 # ---------------------------------------------------------------- ratios
