@@ -115,7 +115,7 @@ def interpolated_paths(
 
 
 def _line_places(study: Study, line: Record, curve: Curve, items: Mapping[str, Items]) -> list[Place]:
-    """The benchmarked alphas of one interpolation, ascending, with rises from the policy's start on the same prompts."""
+    """The benchmarked alphas of an interpolation, ascending, with rises from the policy's start on the same prompts."""
     frame = stage_table(study, line, "evals.parquet", ("alpha", "prompt_id", "kl_k1", "gold"))
     if frame is None:
         return []
