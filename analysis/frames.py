@@ -20,7 +20,14 @@ import pyarrow.parquet
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
 # role of the parent through which a stage descends from its base model
-DESCENT = {"reference": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model"}
+DESCENT = {
+    "teacher": "base",
+    "reference": "base",
+    "pm": "base",
+    "ppo": "policy",
+    "best_of_n": "policy",
+    "benchmark": "model",
+}
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
     "length_chosen", "length_rejected", "p_chosen",

@@ -40,6 +40,10 @@ class World:
         """``n_comparisons`` comparisons with Bradley-Terry labels; the two responses of each differ."""
         return list(islice(self.dialogues.comparisons(self._dice("comparisons")), self.config.n_comparisons))
 
+    def example_dialogues(self) -> Iterator[tuple[str, str, bool]]:
+        """Endless prompts with good responses, for a prompt of examples, and whether the request is for harm."""
+        return self.dialogues.good_dialogues(self._dice("example_dialogues"))
+
     def gold(self, prompt: str, response: str) -> Gold:
         """The exact helpful, harmless and total score of any response to any prompt."""
         return self.dialogues.scorer.score(prompt, response)
