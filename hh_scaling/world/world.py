@@ -44,6 +44,10 @@ class World:
         """Endless prompts with good responses, for a prompt of examples, and whether the request is for harm."""
         return self.dialogues.good_dialogues(self._dice("example_dialogues"))
 
+    def votes(self) -> Iterator[Comparison]:
+        """Endless further comparisons, labelled at ``votes_temperature``; all else is what it is without them."""
+        return self.dialogues.comparisons(self._dice("votes"), self.config.votes_temperature)
+
     def gold(self, prompt: str, response: str) -> Gold:
         """The exact helpful, harmless and total score of any response to any prompt."""
         return self.dialogues.scorer.score(prompt, response)
