@@ -6,6 +6,7 @@ The loss is L(theta) = KL(p_teacher(. | prompt, text) || p_theta(. | text)) afte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from hh_scaling.configs import BaseTraining, Compute, ReferenceConfig
 from hh_scaling.estimates import ratio
 from hh_scaling.fine_tuning import train
 from hh_scaling.models import ModelError, autocast, hidden_states, micro_batches, pad_right
+from hh_scaling.pairs import encode
+from hh_scaling.prefix import Prefix, losses_after, next_logits
 from hh_scaling.pretrain import document_losses
 from hh_scaling.records import config_hash, read_jsonl, read_record
 from hh_scaling.stages import StageContext
@@ -65,17 +68,6 @@ def bucketed_kl(target: Tensor, logprobs: Tensor) -> Tensor:
 # ---------------------------------------------------------------- batches
 
 
-def predicting(lengths: Tensor, width: int) -> Tensor:
-    """(B, width) True at each token that another follows."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None] - 1
-
-
-def next_logits(model: PreTrainedModel, hidden: Tensor, lengths: Tensor, temperature: float) -> Tensor:
-    """(N, V) float32 logits over the temperature of what follows each token but the last, sequence by sequence."""
-    counted: Tensor = model.get_output_embeddings()(hidden[predicting(lengths, hidden.shape[1])])
-    return counted.float() / temperature
-
-
 def divergences(model: PreTrainedModel, batch: Sequence[Target], temperature: float, compute: Compute) -> Tensor:
     """(N,) KL(teacher || model), bucketed, after each token but the last of every text, one text after the other."""
     rows = [target.example.tokens for target in batch]
@@ -101,45 +93,68 @@ def distill(model: PreTrainedModel, tokenizer: Any, config: ReferenceConfig, con
         )
     targets, held_out = (TargetFiles(sorted((folder / "targets").glob(f"{part}-*"))) for part in PARTS)
     temperature = float(teacher.config["targets"]["temperature"])
-    before = measure(model, held_out, temperature, config.compute)
-    text_before = losses(model, tokenizer, config, context)
+    (prompt,) = encode(tokenizer, [(folder / "prompt.txt").read_text(encoding="utf-8")])
+    compute = config.compute
+    dialogues = [counts(held_out.examples), measure(model, held_out, temperature, compute, "base")]
+    dialogues.append(prompted(model, prompt, held_out.examples, compute))
+    text = losses(model, tokenizer, config, context).rename(columns={"nats": "nats_base"})
 
     def loss_sum(rows: list[int]) -> Tensor:
-        return divergences(model, [targets[i] for i in rows], temperature, config.compute).sum()
+        return divergences(model, [targets[i] for i in rows], temperature, compute).sum()
 
     lengths = [len(example.tokens) for example in targets.examples]
     train(model, lengths, [example.n_predicted for example in targets.examples], loss_sum, config, context)
-    found = before.rename(columns={"all": "all_before", "response": "response_before"}).assign(
-        **measure(model, held_out, temperature, config.compute)[["all", "response"]].add_suffix("_after")
-    )
-    found.to_parquet(context.out.path / "divergence.parquet", index=False)
-    text = text_before.rename(columns={"nats": "nats_before"}).assign(
-        nats_after=losses(model, tokenizer, config, context).nats
-    )
+    dialogues.append(measure(model, held_out, temperature, compute, "distilled"))
+    found = pd.concat(dialogues, axis=1)
+    text["nats_distilled"] = losses(model, tokenizer, config, context).nats
+    found.to_parquet(context.out.path / "dialogues.parquet", index=False)
     text.to_parquet(context.out.path / "text_loss.parquet", index=False)
-    return {"n_examples": len(targets), "n_predicted": sum(e.n_predicted for e in targets.examples)} | summed(
-        found, text
-    )
+    known = {"teacher": teacher.config["size"]["name"], "n_examples": len(targets)}
+    return known | {"n_predicted": sum(e.n_predicted for e in targets.examples)} | summed(found, text)
+
+
+# ---------------------------------------------------------------- held-out text
+
+
+def counts(examples: Sequence[Example]) -> pd.DataFrame:
+    """The conversation of each held-out dialogue, and how many tokens are predicted in it and in its response."""
+    rows = [(e.cluster, e.n_predicted, e.n_predicted - first_of_response(e)) for e in examples]
+    return pd.DataFrame(rows, columns=["conversation", "tokens", "response_tokens"])
+
+
+def first_of_response(example: Example) -> int:
+    """Where its response begins among the predicted tokens, of which the value at index i is about token i + 1."""
+    return max(0, example.start - 1)
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, targets: TargetFiles, temperature: float, compute: Compute) -> pd.DataFrame:
-    """Summed KL(teacher || model) of each text over ``all`` its tokens and its ``response``, with their numbers."""
-    rows: list[dict[str, Any]] = [{} for _ in targets.examples]
+def measure(
+    model: PreTrainedModel, targets: TargetFiles, temperature: float, compute: Compute, name: str
+) -> pd.DataFrame:
+    """Per dialogue, over all its tokens and its response: summed KL(teacher || model), and the model's own loss."""
+    kl: list[Tensor] = [torch.empty(0)] * len(targets)
     for group in micro_batches([len(e.tokens) for e in targets.examples], compute.micro_batch_tokens):
         batch = [targets[i] for i in group]
-        sizes = [target.example.n_predicted for target in batch]
-        parts = divergences(model, batch, temperature, compute).double().cpu().split(sizes)
-        for i, part, target in zip(group, parts, batch, strict=True):
-            rows[i] = of_text(target.example, part)
-    return pd.DataFrame(rows)
+        parts = divergences(model, batch, temperature, compute).double().cpu()
+        for i, part in zip(group, parts.split([t.example.n_predicted for t in batch]), strict=True):
+            kl[i] = part
+    nats = losses_after(Prefix(model, [], compute), targets.examples)
+    return sums(targets.examples, kl, f"kl_{name}").join(sums(targets.examples, nats, f"nats_{name}"))
 
 
-def of_text(example: Example, kl: Tensor) -> dict[str, Any]:
-    """One text's row: the value at index i is about token i + 1."""
-    first = max(0, example.start - 1)
-    counts = {"tokens": len(kl), "response_tokens": len(kl) - first}
-    return {"conversation": example.cluster, **counts, "all": kl.sum().item(), "response": kl[first:].sum().item()}
+def prompted(model: PreTrainedModel, prompt: list[int], examples: Sequence[Example], compute: Compute) -> pd.DataFrame:
+    """The loss of ``model`` itself where it reads the prompt before each dialogue; missing where they do not fit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = len(prompt) + max((len(e.tokens) for e in examples), default=0)
+    if limit is not None and longest > limit:
+        return pd.DataFrame({f"nats_prompted_{part}": [math.nan] * len(examples) for part in ("all", "response")})
+    return sums(examples, losses_after(Prefix(model, prompt, compute), examples), "nats_prompted")
+
+
+def sums(examples: Sequence[Example], values: Sequence[Tensor], name: str) -> pd.DataFrame:
+    """Per dialogue the sum over ``all`` predicted tokens and over those of the ``response``."""
+    response = [part[first_of_response(e) :].sum().item() for e, part in zip(examples, values, strict=True)]
+    return pd.DataFrame({f"{name}_all": [part.sum().item() for part in values], f"{name}_response": response})
 
 
 def losses(model: PreTrainedModel, tokenizer: Any, config: ReferenceConfig, context: StageContext) -> pd.DataFrame:
@@ -150,13 +165,24 @@ def losses(model: PreTrainedModel, tokenizer: Any, config: ReferenceConfig, cont
 
 
 def summed(found: pd.DataFrame, text: pd.DataFrame) -> dict[str, Any]:
-    """The summary's numbers: KL in nats a token over conversations, the loss on plain text over documents."""
-    kl: dict[str, Any] = {}
-    for part, tokens in (("all", "tokens"), ("response", "response_tokens")):
-        before, after, n = found[f"{part}_before"], found[f"{part}_after"], found[tokens]
-        pairs = {"before": before, "after": after, "change": after - before}
-        kl[part] = {name: ratio(values, n, found.conversation) for name, values in pairs.items()}
-    if text.empty:
-        return {"kl": kl, "text_loss": None}
-    pairs = {"before": text.nats_before, "after": text.nats_after, "change": text.nats_after - text.nats_before}
-    return {"kl": kl, "text_loss": {name: ratio(nats, text.tokens) for name, nats in pairs.items()}}
+    """The summary's numbers in nats a token: KL and loss on dialogues over conversations, on plain text over documents.
+
+    None where there is nothing to measure on, and of the prompted model where the prompt did not fit.
+    """
+    if found.empty:
+        return {"kl": None, "dialogue_loss": None, "text_loss": over(text, text.tokens)}
+    parts = (("all", found.tokens), ("response", found.response_tokens))
+    kl = {part: over(found, n, f"kl_{{}}_{part}", found.conversation) for part, n in parts}
+    loss = {part: over(found, n, f"nats_{{}}_{part}", found.conversation) for part, n in parts}
+    return {"kl": kl, "dialogue_loss": loss, "text_loss": over(text, text.tokens)}
+
+
+def over(rows: pd.DataFrame, tokens: pd.Series, column: str = "nats_{}", clusters: Any = None) -> dict[str, Any] | None:
+    """Means a token of what was measured of the base, the prompted and the distilled model, and what distilling
+    changed."""
+    if rows.empty:
+        return None
+    named = {name: column.format(name) for name in ("base", "prompted", "distilled")}
+    values = {name: rows[key] for name, key in named.items() if key in rows and rows[key].notna().all()}
+    values["change"] = values["distilled"] - values["base"]
+    return {name: ratio(value, tokens, clusters) for name, value in values.items()}

@@ -7,7 +7,6 @@ each text count. The stage keeps the k most likely next tokens and, as one numbe
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hh_scaling.configs import Compute, DataConfig, TeacherConfig
-from hh_scaling.distillation import next_logits, top_k_logprobs
+from hh_scaling.configs import DataConfig, TeacherConfig
+from hh_scaling.distillation import top_k_logprobs
 from hh_scaling.estimates import ratio
 from hh_scaling.inputs import DataError
 from hh_scaling.models import (
@@ -29,7 +27,6 @@ from hh_scaling.models import (
     check_length,
     describe,
     forward_flops,
-    hidden_states,
     load_causal_lm,
     load_tokenizer,
     micro_batches,
@@ -37,6 +34,7 @@ from hh_scaling.models import (
     set_up,
 )
 from hh_scaling.pairs import context_ids, encode
+from hh_scaling.prefix import Prefix, next_logits
 from hh_scaling.prompt import HUMAN, prompt_text
 from hh_scaling.records import atomic_write, config_hash, damaged_files, manifest, read_jsonl, read_record
 from hh_scaling.stages import StageContext, StageResult
@@ -45,7 +43,6 @@ from hh_scaling.training import Stopwatch
 
 SHARD = 256  # examples in a file
 CHECKPOINT_SECONDS = 120.0
-CACHED = 8  # keys and values of a prompt's token take about an eighth of the memory that a new token does
 CHARACTERS_A_TOKEN = 16  # of plain text that are read for each token wanted: more than any usual text needs
 
 
@@ -77,8 +74,10 @@ def run(config: TeacherConfig, context: StageContext) -> StageResult:
     return StageResult(summary)
 
 
-def rest(targets: TargetFiles) -> dict[str, Any]:
-    """The mean probability outside the k kept ones on held-out dialogues, its error over conversations."""
+def rest(targets: TargetFiles) -> dict[str, Any] | None:
+    """The mean probability outside the k kept ones on held-out dialogues, with an error over conversations, if any."""
+    if not targets.examples:
+        return None
     sums = [float(np.exp(target.logprobs[:, -1].astype(float)).sum()) for target in targets]
     examples = targets.examples
     return ratio(sums, [e.n_predicted for e in examples], [e.cluster for e in examples])
@@ -129,31 +128,6 @@ def split_rows(data: Path, split: str, n: int) -> pd.DataFrame:
 # ---------------------------------------------------------------- the answers
 
 
-class Prefix:
-    """What every text of a batch follows: its keys and values are computed once."""
-
-    def __init__(self, model: PreTrainedModel, ids: list[int], compute: Compute) -> None:
-        self.model, self.length, self.compute = model, len(ids), compute
-        self.cache = DynamicCache(config=model.config)
-        if ids:
-            with torch.no_grad(), autocast(compute):
-                tokens = torch.tensor([ids], device=compute.device)
-                model.base_model(input_ids=tokens, past_key_values=self.cache, use_cache=True)
-
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(B, T, d_model) last hidden states of right-padded tokens (B, T), the prefix before each row."""
-        if self.length == 0:
-            return hidden_states(self.model, tokens)
-        cache = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(len(tokens))
-        positions = torch.arange(self.length, self.length + tokens.shape[1], device=tokens.device)
-        out = self.model.base_model(
-            input_ids=tokens, position_ids=positions[None], past_key_values=cache, use_cache=True
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
-
-
 @dataclass
 class Teacher:
     """A model with a prompt, and another before texts that are no dialogues themselves."""
@@ -193,8 +167,7 @@ class Teacher:
         for plain, prefix in self.prefixes.items():
             mine = [i for i, example in enumerate(examples) if self.is_plain(example) == plain]
             lengths = [len(examples[i].tokens) for i in mine]
-            weights = [n + prefix.length // CACHED for n in lengths]
-            for group in micro_batches(weights, self.config.compute.micro_batch_tokens):
+            for group in micro_batches(prefix.weights(lengths), self.config.compute.micro_batch_tokens):
                 rows = [mine[i] for i in group]
                 done |= zip(rows, self.answers([examples[i] for i in rows], plain), strict=True)
             n_tokens, mean = sum(lengths), prefix.length + sum(lengths) / (2 * len(lengths) or 1)

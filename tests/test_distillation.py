@@ -27,7 +27,16 @@ from hh_scaling.configs import (
     TeacherConfig,
     WorldConfig,
 )
-from hh_scaling.distillation import bucketed_kl, bucketed_logprobs, divergences, top_k_logprobs
+from hh_scaling.distillation import (
+    bucketed_kl,
+    bucketed_logprobs,
+    counts,
+    divergences,
+    over,
+    prompted,
+    top_k_logprobs,
+)
+from hh_scaling.fine_tuning import train
 from hh_scaling.inputs import DataError, input_file
 from hh_scaling.models import ModelError, load_causal_lm, load_tokenizer
 from hh_scaling.prompt import HHH, HUMAN, prompt_text, world_prompt
@@ -157,7 +166,8 @@ def random_model(architecture: str, attention: str) -> PreTrainedModel:
 
 def a_teacher(model: Any, tokenizer: Any, prompt: list[int], marker: list[int], **targets: Any) -> Teacher:
     wanted = DistillationTargets(**{"top_k": 50} | targets)
-    return Teacher(model, tokenizer, prompt, marker, TeacherConfig(size=SIZE, seed=0, prompt=None, targets=wanted, compute=COMPUTE))  # fmt: skip
+    config = TeacherConfig(size=SIZE, seed=0, prompt=None, targets=wanted, compute=COMPUTE)
+    return Teacher(model, tokenizer, prompt, marker, config)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -179,7 +189,8 @@ def test_a_teacher_answers_at_the_dialogues_own_positions(architecture: str, att
         want = (logits / 2.0).log_softmax(-1)
         after_first = len(before)  # the position of the text's first token
         for i in range(len(example.tokens) - 1):
-            there = torch.zeros(50).scatter(0, torch.from_numpy(target.ids[i].astype(np.int64)), torch.from_numpy(target.logprobs[i, :-1]))  # fmt: skip
+            ids, kept = torch.from_numpy(target.ids[i].astype(np.int64)), torch.from_numpy(target.logprobs[i, :-1])
+            there = torch.zeros(50).scatter(0, ids, kept)
             torch.testing.assert_close(there, want[after_first + i], rtol=0, atol=1e-4)
             assert (there - want[after_first + i - 1]).abs().max() > 0.1
 
@@ -249,6 +260,25 @@ def test_the_shipped_prompt_is_dialogues_in_the_format_of_the_data() -> None:
 # ---------------------------------------------------------------- the stages
 
 
+def bigrams(seed: int) -> PreTrainedModel:
+    """A model whose next token depends on the last one alone."""
+    shape = {"hidden_size": 64, "num_hidden_layers": 0, "num_attention_heads": 4, "intermediate_size": 64}
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", vocab_size=50, max_position_embeddings=96, pad_token_id=1, **shape)
+    )
+    for weight in model.get_output_embeddings().parameters():
+        weight.data.mul_(10)
+    return model.eval()
+
+
+def nats_after(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """(T - 1,) loss of all tokens but the first in one sequence that the prompt begins."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) : -1]
+    return F.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="none").double()
+
+
 def record(folder: Path, kind: str, config: Config, summary: dict[str, Any] | None = None) -> None:
     """The record that a launcher would have written."""
     dumped = config.model_dump(mode="json")
@@ -298,34 +328,93 @@ def distilled(stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_a_student_comes_nearer_to_its_teacher_on_held_out_dialogues(distilled: dict[str, Any]) -> None:
-    """By ten standard errors of the paired change, on all tokens and on the response's."""
+    """A change by chance is below minus four of its standard errors once in thirty thousand times.
+
+    Only over all tokens: this prompt of good words says little about responses (0.005 nats a token), too little for
+    60 of them to tell.
+    """
     kl = distilled["student"]["kl"]
     for part in ("all", "response"):
-        before, after, change = (kl[part][name] for name in ("before", "after", "change"))
-        assert change["value"] == pytest.approx(after["value"] - before["value"], rel=1e-9)
-        assert 0 < after["value"] < 0.5 * before["value"] and change["value"] < -10 * change["se"]
+        before, after, change = (kl[part][name] for name in ("base", "distilled", "change"))
+        assert change["value"] == pytest.approx(after["value"] - before["value"], rel=1e-9) and after["value"] > 0
+    assert kl["all"]["change"]["value"] < -4 * kl["all"]["change"]["se"]
     rows = list(read_jsonl(distilled["root"] / "student" / "metrics.jsonl"))
-    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and rows[-1]["tokens"] > rows[0]["tokens"] > 0
+    assert rows[-1]["tokens"] > rows[0]["tokens"] > 0
 
 
-def test_what_is_recorded_is_the_mean_of_the_rows(distilled: dict[str, Any], stages: dict[str, Path]) -> None:
-    """Against a direct measurement with the saved student, one text at a time (float32 rounding: 1e-5)."""
-    root = distilled["root"]
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_student_that_can_say_what_its_teacher_says_comes_to_say_it(temperature: float, tmp_path: Path) -> None:
+    """Models without layers are tables of what follows each token: 50 rows of width 64 can hold any table of 50 tokens.
+
+    So another such model's distribution can be reached, and its KL of 0 is the only minimum. 300 steps at a rate that
+    falls to 0 leave less than a thousandth of what there was: more would be a wrong place, token or temperature.
+    """
+    teacher, student = (bigrams(seed) for seed in (0, 1))
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(2, 50, 12).tolist(), 12) for _ in range(2400)]
+    targets = a_teacher(teacher, Plain(), [], [], top_k=10, temperature=temperature).answers(examples, plain=False)
+
+    def loss_sum(rows: list[int]) -> torch.Tensor:
+        return divergences(student, [targets[i] for i in rows], temperature, COMPUTE).sum()
+
+    before, context = loss_sum(list(range(100))).item(), StageContext({}, StageWriter(tmp_path), {})
+    train(student, [12] * 2400, [11] * 2400, loss_sum, student_config(3e-2), context)
+    after = loss_sum(list(range(100))).item()
+    assert after < 1e-3 * before
+
+
+def test_what_is_recorded_is_that_of_whole_sequences(distilled: dict[str, Any], stages: dict[str, Path]) -> None:
+    """Each dialogue alone, the prompt written before it, no cache, by torch's own loss (float32 rounding: 1e-4)."""
+    root, student = distilled["root"], distilled["student"]
+    targets = TargetFiles(sorted((root / "teacher" / "targets").glob("held_out-*")))
+    table = pd.read_parquet(root / "student" / "dialogues.parquet")
+    assert len(table) == len(targets) == distilled["teacher"]["n_held_out"] == 60
+    prompt = load_tokenizer(stages["base"])(PROMPT)["input_ids"]
+    models = {"base": (stages["base"], []), "prompted": (stages["base"], prompt), "distilled": (root / "student", [])}
+    for name, (folder, before) in models.items():
+        model = load_causal_lm(folder)
+        nats = [nats_after(model, before, target.example.tokens) for target in targets]
+        np.testing.assert_allclose(table[f"nats_{name}_all"], [float(x.sum()) for x in nats], rtol=1e-4)
+        responses = [x[t.example.start - 1 :] for x, t in zip(nats, targets, strict=True)]
+        np.testing.assert_allclose(table[f"nats_{name}_response"], [float(x.sum()) for x in responses], rtol=1e-4)
+        for part, found in (("all", nats), ("response", responses)):
+            recorded = student["dialogue_loss"][part][name]["value"]
+            assert recorded == pytest.approx(torch.cat(found).mean().item(), rel=1e-4)
+
+
+def test_the_divergence_is_recorded_as_the_mean_of_the_rows(distilled: dict[str, Any]) -> None:
+    """Against a measurement with the saved student, one text at a time (float32 rounding: 1e-5)."""
+    root, kl = distilled["root"], distilled["student"]["kl"]
     targets = TargetFiles(sorted((root / "teacher" / "targets").glob("held_out-*")))
     model = load_causal_lm(root / "student")
-    one_by_one = [divergences(model, [target], 1.0, COMPUTE).double() for target in targets]
-    kl = distilled["student"]["kl"]
-    assert kl["all"]["after"]["value"] == pytest.approx(torch.cat(one_by_one).mean().item(), rel=1e-5)
+    with torch.no_grad():
+        one_by_one = [divergences(model, [target], 1.0, COMPUTE).double() for target in targets]
+    assert kl["all"]["distilled"]["value"] == pytest.approx(torch.cat(one_by_one).mean().item(), rel=1e-5)
     responses = [part[target.example.start - 1 :] for part, target in zip(one_by_one, targets, strict=True)]
-    assert kl["response"]["after"]["value"] == pytest.approx(torch.cat(responses).mean().item(), rel=1e-5)
-    table = pd.read_parquet(root / "student" / "divergence.parquet")
-    assert len(table) == distilled["teacher"]["n_held_out"] == 60
-    assert table.all_before.sum() / table.tokens.sum() == pytest.approx(kl["all"]["before"]["value"], rel=1e-9)
-    text = pd.read_parquet(root / "student" / "text_loss.parquet")
+    assert kl["response"]["distilled"]["value"] == pytest.approx(torch.cat(responses).mean().item(), rel=1e-5)
+    table = pd.read_parquet(root / "student" / "dialogues.parquet")
+    assert table.kl_base_all.sum() / table.tokens.sum() == pytest.approx(kl["all"]["base"]["value"], rel=1e-9)
+
+
+def test_the_cost_on_plain_text_is_paired_by_document(distilled: dict[str, Any], stages: dict[str, Path]) -> None:
+    text = pd.read_parquet(distilled["root"] / "student" / "text_loss.parquet")
     cost = distilled["student"]["text_loss"]["change"]
-    assert cost["value"] == pytest.approx((text.nats_after - text.nats_before).sum() / text.tokens.sum(), rel=1e-9)
+    assert cost["value"] == pytest.approx((text.nats_distilled - text.nats_base).sum() / text.tokens.sum(), rel=1e-9)
     base = pd.read_parquet(stages["base"] / "held_out.parquet")
-    np.testing.assert_allclose(text.nats_before, base.nats, rtol=1e-6)
+    np.testing.assert_allclose(text.nats_base, base.nats, rtol=1e-6)
+
+
+def test_a_prompt_too_long_for_a_student_leaves_its_prompted_loss_out(stages: dict[str, Path]) -> None:
+    """A student of a shorter context than its teacher's learns all the same."""
+    model, examples = load_causal_lm(stages["base"]), [Example(list(range(2, 12)), 4), Example(list(range(2, 20)), 5)]
+    limit = model.config.max_position_embeddings
+    fits = prompted(model, [5] * (limit - 18), examples, COMPUTE)
+    assert fits.notna().all(axis=None)
+    beyond = prompted(model, [5] * (limit - 17), examples, COMPUTE)
+    assert beyond.isna().all(axis=None) and beyond.columns.tolist() == fits.columns.tolist()
+    rows = counts(examples).join(beyond).assign(nats_base_all=1.0, nats_distilled_all=2.0)
+    means = over(rows, rows.tokens, "nats_{}_all", rows.conversation)
+    assert means is not None and set(means) == {"base", "distilled", "change"}
 
 
 def test_half_of_the_examples_are_plain_text_and_none_is_held_out(
@@ -350,7 +439,8 @@ def test_the_rest_is_what_the_kept_tokens_leave(distilled: dict[str, Any]) -> No
 
 def test_a_prompt_that_does_not_fit_is_refused_in_one_line(stages: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text(PROMPT * 4)
-    with pytest.raises(ModelError, match=r"prompt \(\d+ tokens\).*max_length \(40\) come to \d+ tokens, allowed: at most 96") as error:  # fmt: skip
+    said = r"prompt \(\d+ tokens\).*max_length \(40\) come to \d+ tokens, allowed: at most 96"
+    with pytest.raises(ModelError, match=said) as error:
         run("teacher", teacher_config(tmp_path / "prompt.txt"), stages, tmp_path / "teacher")
     assert "\n" not in str(error.value)
 
@@ -395,7 +485,12 @@ def test_an_interrupted_teacher_goes_on_to_the_same_bytes(
     monkeypatch.undo()
     calls: list[int] = []
     real = Teacher.shard
-    monkeypatch.setattr(Teacher, "shard", lambda self, examples, context: calls.append(len(examples)) or real(self, examples, context))  # fmt: skip
+
+    def counted(self: Teacher, examples: Any, context: StageContext) -> list[Target]:
+        calls.append(len(examples))
+        return real(self, examples, context)
+
+    monkeypatch.setattr(Teacher, "shard", counted)
     summary = run("teacher", config, stages, tmp_path / "resumed", [tmp_path / "broken"])
     assert calls == [300 - 256]  # the held-out file and the first of training were there
     assert summary == distilled["teacher"]
@@ -426,7 +521,7 @@ def test_an_interrupted_student_goes_on_to_the_same_bits(
     summary = run("reference", student_config(), parents, tmp_path / "resumed", [tmp_path / "broken"])
     whole = distilled["root"] / "student"
     assert summary == distilled["student"]
-    for name in ("metrics.jsonl", "divergence.parquet", "model/model.safetensors"):
+    for name in ("metrics.jsonl", "dialogues.parquet", "model/model.safetensors"):
         assert (tmp_path / "resumed" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
