@@ -7,10 +7,11 @@ import pandas as pd
 from reports import frontier_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
-from reports.pm_registry import PM_FIGURES, RATE_FIGURES
+from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
     *PM_FIGURES,
+    *REFERENCE_FIGURES,
     FigureSpec(
         name="figure-04-samples",
         section="frontier",

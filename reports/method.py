@@ -108,6 +108,13 @@ def method_sentences(results: Row) -> list[str]:
             "label probability p is known."
         )
     lines += _further(results)
+    if rows_of(results, "distillation"):
+        lines.append(
+            "Context distillation minimises KL(teacher ‖ model) after every token but the first of each text; the "
+            "teacher is a base that has read the prompt, and the model has not. The KL is over the teacher's most "
+            "likely tokens and one bucket for all others, a lower bound on that over all tokens. Models learn on "
+            "dialogues of the train half and plain training text; the numbers are of held-out text."
+        )
     if rows_of(results, "frontier"):
         lines.append(_kl(results))
         lines.append(

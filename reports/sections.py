@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from reports import (
+    distillation_sentences,
     method,
     pm_pretraining_sentences,
     pm_probe_sentences,
@@ -27,7 +28,7 @@ from reports.results import models_by_size, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
-OPTIONAL = ("scores", "mixing", "rates")  # sections left out where the study has nothing for them
+OPTIONAL = ("scores", "mixing", "reference", "rates")  # sections left out where the study has nothing for them
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,16 @@ def _pm_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection
 
 
 def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
-    """Policies, their tax, and learning rates."""
+    """References, policies, their tax, and learning rates."""
     shown = partial(shown_in, figures)
     return [
+        ReportSection(
+            "reference",
+            "The reference: context distillation",
+            sentences=distillation_sentences.distillation_sentences(results),
+            figures=shown("reference"),
+            tables=distillation_sentences.distillation_tables(results),
+        ),
         ReportSection(
             "frontier",
             "Reward against √KL",
