@@ -25,7 +25,7 @@ def distillation_sentences(results: Row) -> list[str]:
     lines = [
         _teachers(responses),
         _taken_over(responses),
-        _changed(responses, "kl_change", "On held-out responses KL(teacher ‖ model), minus the base's, is"),
+        _changed(responses, "kl_change", "That KL, distilled minus base, is"),
         _changed(responses, "distilled_minus_base", "Loss on held-out responses, distilled minus base, is"),
         _changed(responses, "distilled_minus_prompted", "Distilled minus the same base that reads the prompt, it is"),
         _changed(text, "distilled_minus_base", "Loss on held-out plain text, distilled minus base, is"),
@@ -48,14 +48,14 @@ def _teachers(rows: Sequence[Row]) -> str:
 
 
 def _taken_over(rows: Sequence[Row]) -> str:
-    """Which part of the divergence from the teacher is gone at each size."""
+    """The divergence from the teacher at each size, before and after."""
     known = [row for row in rows if has_value(row["kl_base"]) and has_value(row["kl_distilled"])]
     found = [
-        f"{format_number(row['kl_distilled']['value'], 4)} of {format_number(row['kl_base']['value'], 4)} "
+        f"{format_number(row['kl_base']['value'], 4)} before and {format_number(row['kl_distilled']['value'], 4)} after "
         f"at {row['model']}"
         for row in known
     ]
-    return f"Of the bases' KL from their teachers on responses there is left {join_words(found)}." if found else ""
+    return f"KL(teacher ‖ model) on held-out responses, nats a token: {'; '.join(found)}." if found else ""
 
 
 def _changed(rows: Sequence[Row], measure: str, subject: str) -> str:

@@ -222,7 +222,7 @@ class Expansion:
         """What a size's base in the chain of ``seed`` says with the prompt; shared by all students it has."""
         if ("teacher", name, seed) not in self.made:
             section = self.study.reference
-            prompt, where = self.inputs.prompt()
+            prompt, where = self.inputs.prompt
             config = TeacherConfig(
                 size=self.sizes[name],
                 seed=seed,

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hh_scaling.comparisons import HUB_TRANCHES, tranche_of
@@ -161,6 +162,7 @@ class Inputs:
             self.complain(key, f"lacks {', '.join(sorted(missing))} (plain, .gz or .xz), which the tasks read")
         return own.know(key, kept), own.where
 
+    @cached_property
     def prompt(self) -> tuple[InputFile | None, dict[str, str]]:
         """The prompt that is distilled, and where it is; (None, {}) where the world makes it."""
         value, key = self.loaded.study.reference.prompt, ("reference", "prompt")
