@@ -30,7 +30,7 @@ CHANGES = {  # the second is subtracted from the first
     "distilled_minus_prompted": ("nats_distilled", "nats_prompted"),
     "prompted_minus_base": ("nats_prompted", "nats_base"),
 }
-BINS = 16  # points of a learning curve, at most
+BINS, STEPS = 16, 8  # points of a learning curve, at most; steps of each, at least
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _text(part: str, sums: pd.DataFrame, rows: pd.DataFrame, tokens: str, item: 
 
 
 def distillation_curve(study: Study) -> list[dict[str, Any]]:
-    """The training KL of every run along its tokens, in at most ``BINS`` parts of equally many steps.
+    """The training KL of every run along its tokens, in at most ``BINS`` parts of as many steps, at least ``STEPS``.
 
     ``tokens`` is where a part ends; the error is over its batches, each with the number of its predicted tokens.
     """
@@ -146,7 +146,7 @@ def distillation_curve(study: Study) -> list[dict[str, Any]]:
         steps = pd.DataFrame(list(read_jsonl(path)) if path.is_file() else [])
         labels = {"model": model.name, "n_params": model.n_params, "seed": study.seed(record)}
         labels |= {"stage_id": record.stage_id, "teacher": record.summary.get("teacher")}
-        for part in np.array_split(np.arange(len(steps)), min(BINS, len(steps)) or 1):
+        for part in np.array_split(np.arange(len(steps)), min(BINS, len(steps) // STEPS) or 1):
             if len(part):
                 here = steps.iloc[part]
                 loss = mean(here.loss, weights=here.n_loss).to_dict() | {"n": int(here.n_loss.sum())}

@@ -48,13 +48,13 @@ def curve_table(results: Row) -> pd.DataFrame:
 
 
 def draw_curve(figure: Figure, table: pd.DataFrame) -> None:
-    """One panel, a line a run, on a logarithmic scale."""
+    """One panel, a line a run."""
     axes, models = figure.subplots(), model_names(table)
     colours, markers = style.size_colours(models), style.size_markers(models)
     for model in models:
         for _, run in table[table["model"] == model].groupby("run", sort=True):
             style.error_points(axes, run, colours[model], markers[model], size=3.5, linestyle="-", linewidth=1.0)
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     style.count_axis(axes)
     axes.set(xlabel="tokens trained on", ylabel="KL(teacher ‖ student), nats a token")
     style.legend_below(figure, style.size_handles(models, colours, markers))

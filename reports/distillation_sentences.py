@@ -51,8 +51,8 @@ def _taken_over(rows: Sequence[Row]) -> str:
     """The divergence from the teacher at each size, before and after."""
     known = [row for row in rows if has_value(row["kl_base"]) and has_value(row["kl_distilled"])]
     found = [
-        f"{format_number(row['kl_base']['value'], 4)} before and {format_number(row['kl_distilled']['value'], 4)} after "
-        f"at {row['model']}"
+        f"{format_number(row['kl_base']['value'], 4)} before and "
+        f"{format_number(row['kl_distilled']['value'], 4)} after at {row['model']}"
         for row in known
     ]
     return f"KL(teacher ‖ model) on held-out responses, nats a token: {'; '.join(found)}." if found else ""

@@ -96,9 +96,10 @@ def test_the_shipped_prompt_is_the_default_outside_a_world(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("study", "told", "line"),
     [
-        (DISTILLED, "reference.teacher=10k", "reference.teacher: is '10k' (allowed: same, 27k, 100k; did you mean '100k'?)"),
+        (DISTILLED, "reference.teacher=10k",
+         "reference.teacher: is '10k' (allowed: same, 27k, 100k; did you mean '100k'?)"),
         (DISTILLED, "reference.max_length=4096", "reference.max_length: is 4096"),
-        (DISTILLED, "reference.prompt=nowhere.txt", "nowhere.txt: cannot be read (No such file or directory); expected a file"),
+        (DISTILLED, "reference.prompt=nowhere.txt", "nowhere.txt: cannot be read (No such file or directory)"),
         (FILES + "reference: {kind: context_distillation, text_share: 0}\n", "reference.prompt=world",
          "reference.prompt: is world, but the study has none (allowed: hhh, or a text file)"),
         (FILES + "reference: {kind: context_distillation}\n", "reference.text_share=0.5",
