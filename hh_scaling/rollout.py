@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,10 +32,16 @@ class Sample:
     response: list[int]
     ended: bool  # by an end token or by starting a new human turn, not by the length limit
     end_emitted: bool = False  # whether the last token is an end token
+    cut: list[int] = field(default_factory=list)  # tokens sampled after the response: the stop text that ended it
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.response
+
+    @property
+    def uncut(self) -> Sample:
+        """The sample with every token that was drawn as its response."""
+        return replace(self, response=self.response + self.cut, cut=[])
 
     @property
     def text_ids(self) -> list[int]:
@@ -132,6 +138,7 @@ def generate_together(
     rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
     alive = torch.ones(len(prompts), dtype=torch.bool)
     responses: list[list[int]] = [[] for _ in prompts]
+    cuts: list[list[int]] = [[] for _ in prompts]
     ended, emitted = [False] * len(prompts), [False] * len(prompts)
     cache = DynamicCache(config=model.config)
     for step in range(max_tokens):
@@ -148,7 +155,7 @@ def generate_together(
                 i = int(rows[j])
                 responses[i].append(token)
                 if look[j] and (n := stop.kept(responses[i])) is not None:
-                    responses[i], finished[j] = responses[i][:n], True
+                    responses[i], cuts[i], finished[j] = responses[i][:n], responses[i][n:], True
                 ended[i], emitted[i] = bool(finished[j]), bool(at_end[j])
         alive &= ~finished
         if not alive.any() or step == max_tokens - 1:
@@ -160,7 +167,7 @@ def generate_together(
             cache.batch_select_indices(keep.to(device))
             inputs, positions, attention = inputs[keep], positions[keep], attention[keep]
             rows, alive = rows[keep], alive[keep]
-    return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, strict=True)]
+    return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, cuts, strict=True)]
 
 
 def count_generation(model: PreTrainedModel, samples: Sequence[Sample], out: StageWriter) -> None:

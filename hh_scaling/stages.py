@@ -50,6 +50,6 @@ KINDS: dict[str, StageKind] = {
     "reference": StageKind(configs.ReferenceConfig, "hh_scaling.reference:run"),
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=3),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
-    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=3),
+    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=4),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
 }
