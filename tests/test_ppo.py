@@ -194,17 +194,10 @@ def test_a_limit_on_kl_ends_the_run_as_diverged(parents: dict[str, Path], tmp_pa
     assert result.summary["n_updates"] == 2  # the evaluation at 0 has KL 0, the next is past it
 
 
-@pytest.mark.parametrize(
-    ("limit", "said"), [({"min_entropy": 100.0}, "nats a token below the limit of 100"), ({"max_score_drop": 1e-9}, "")]
-)
-def test_collapse_ends_the_run(limit: dict[str, float], said: str, parents: dict[str, Path], tmp_path: Path) -> None:
-    result = run_stage("ppo", config(**limit), parents, tmp_path)
-    scores = [r["score_train"]["value"] for r in read_jsonl(tmp_path / "metrics.jsonl") if r["type"] == "eval"]
-    if said:
-        assert result.status == "diverged" and said in result.summary["note"] and result.summary["n_updates"] == 0
-    else:
-        fell = scores[-1] < max(scores)
-        assert (result.status == "diverged") == fell and all(np.diff(scores[:-1]) >= 0)
+def test_collapse_ends_the_run(parents: dict[str, Path], tmp_path: Path) -> None:
+    result = run_stage("ppo", config(min_entropy=100.0), parents, tmp_path)
+    assert result.status == "diverged" and "nats a token below the limit of 100" in result.summary["note"]
+    assert result.summary["n_updates"] == 0
 
 
 def test_a_score_that_falls_far_below_its_best_is_a_collapse() -> None:
