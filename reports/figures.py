@@ -54,10 +54,10 @@ FIGURES: tuple[FigureSpec, ...] = (
         section="frontier",
         title="KL from the reference by every estimator",
         caption="Mean over the same held-out prompts with 95 % intervals, summed over the tokens sampled and never "
-        "clamped, each run a line. Exact (over the whole vocabulary at every token), k1 and k3 estimate the same KL(policy "
-        "‖ reference) and should agree within their intervals; once KL is large k3 is heavy-tailed, and its mean and "
-        "interval come out too low more often than not. Reversed is KL(reference ‖ policy) on responses of the reference, "
-        "another quantity.",
+        "clamped, each run a line. Exact (over the whole vocabulary at every token), k1 and k3 estimate the same "
+        "KL(policy ‖ reference) and should agree within their intervals; once KL is large k3 is heavy-tailed, and its "
+        "mean and interval come out too low more often than not. Reversed is KL(reference ‖ policy) on responses of "
+        "the reference, another quantity.",
         why_empty="the study has no policy with evaluations.",
         table=policy_figures.kl_table,
         draw=policy_figures.draw_kl,

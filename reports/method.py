@@ -197,10 +197,10 @@ def _kl(results: Row) -> str:
     )
     if "exact" in estimators:
         text += (
-            "the sum over sampled tokens of the KL between the two next-token distributions, over the whole vocabulary. "
-            "A stop text's tokens count, though the response is cut before them. The sums of ln policy − ln reference "
-            "(k1) and of r − 1 − ln r with r = reference / policy (k3) have the same mean and more spread; k3's grows "
-            "fast with KL. "
+            "the sum over sampled tokens of the KL between the two next-token distributions, over the whole "
+            "vocabulary. A stop text's tokens count, though the response is cut before them. The sums of ln policy − "
+            "ln reference (k1) and of r − 1 − ln r with r = reference / policy (k3) have the same mean and more "
+            "spread; k3's grows fast with KL. "
         )
     if "k1" in estimators:
         text += "k1 is the sum over response tokens of ln policy − ln reference. "
@@ -215,7 +215,7 @@ def _responses(results: Row) -> str:
     return (
         "With length held, a score's change is (mean s − b · (mean l − mean l₀)) − mean s₀: s and l are the scores and "
         "lengths of an evaluation's responses, those with ₀ the first evaluation's, b the least-squares slope of s on "
-        "l there. It takes out what goes with length, which need not be what length causes. Distinct-n is the number of "
+        "l. It takes out what goes with length, which need not be what length causes. Distinct-n is the number of "
         "different n-grams of words in all responses of an evaluation over the number of all."
     )
 

@@ -69,7 +69,7 @@ def draw_kl(figure: Figure, table: pd.DataFrame) -> None:
     grid = style.panel_grid(figure, len(models), columns=3)
     for axes, model in zip(grid, models, strict=True):
         rows = table[table["panel"] == model]
-        apart = style.set_apart(rows, rows["series"])
+        apart = style.set_apart(rows, rows["series"], share=0.25)
         for (series, _), run in apart.groupby(["series", "run"], sort=False):
             colour, marker, dashes = LOOKS[str(series)]
             style.error_points(axes, run, colour, marker, 3.4, _alpha(run), linestyle=dashes, linewidth=1.0)
