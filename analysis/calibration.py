@@ -43,8 +43,8 @@ def poisson_draws(groups: int) -> Floats:
 def slope_influences(difference: Floats) -> tuple[float, Floats] | None:
     """b that maximises sum(log sigma(b * difference)), and the influence of every row on it.
 
-    b = 1 is calibrated, above 1 under-confident. None where the maximum is at infinity: every comparison right, or
-    every one wrong.
+    b = 1 is calibrated, above 1 under-confident. None where the maximum is at infinity (every comparison right, or
+    every one wrong) or was not reached.
     """
     scale = float(np.abs(difference).mean())
     if scale == 0 or (difference >= 0).all() or (difference <= 0).all():
@@ -52,12 +52,14 @@ def slope_influences(difference: Floats) -> tuple[float, Floats] | None:
     x, b = difference / scale, 0.0
     for _ in range(60):  # Newton on a concave function of one variable, damped by at most one unit a step
         q = sigmoid(-b * x)
-        step = float((x * q).sum() / (x**2 * q * (1 - q)).sum())
+        curvature = float((x**2 * q * (1 - q)).sum())
+        if curvature <= 0:
+            return None
+        step = float((x * q).sum()) / curvature
         b += float(np.clip(step, -1.0, 1.0))
-        if abs(step) < 1e-12:
-            break
-    q = sigmoid(-b * x)
-    return b / scale, x * q / (x**2 * q * (1 - q)).sum() / scale
+        if abs(step) < 1e-10 * max(1.0, abs(b)):
+            return b / scale, x * q / curvature / scale
+    return None
 
 
 def calibration_slope(difference: Floats, cluster: Any) -> Estimate | None:

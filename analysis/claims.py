@@ -50,11 +50,13 @@ class Claim:
 
 
 def _slope(fit: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A fit's parameter as evidence; says so where its interval is over held-out items only, or is missing."""
+    """A fit's parameter as evidence; says so where its interval is given one chain or one base model, or is missing."""
     codes = {note["code"] for note in fit["notes"]}
     found = {"group": fit["group"], **fit["params"][name], "clusters": fit["n_clusters"]}
-    if "items_only" in codes:
-        found["interval"] = "over held-out items only, given one chain"
+    if "one_chain" in codes:
+        found["interval"] = "given one base model and seed" if found["low"] is not None else "none: one chain"
+    if "shared_base" in codes:
+        found["interval"] = "given one base model"
     if "too_few_bases" in codes:
         found["interval"] = "none: too few base models"
     return found

@@ -15,8 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.crossover import gls_line, shared_covariance
-from analysis.estimates import Estimate, Influence, codes, crossed_estimates, influences
+from analysis.estimates import (
+    Estimate,
+    Influence,
+    clustered_variance,
+    cochran_df,
+    codes,
+    crossed_estimates,
+    influences,
+)
 from analysis.frames import base_of
 
 Floats = NDArray[np.float64]
@@ -37,14 +44,6 @@ class Term:
     def influence(self) -> Influence:
         return Influence(self.value, self.rows, codes(self.item), codes(self.run))
 
-    def by_item(self) -> dict[Any, float]:
-        """The influence of every item cluster, summed over rows."""
-        group = codes(self.item)
-        sums = np.bincount(group, weights=self.rows)
-        names = np.empty(len(sums), dtype=object)
-        names[group] = self.item
-        return dict(zip(names, map(float, sums), strict=True))
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -56,9 +55,13 @@ class Measured:
     def to_dict(self) -> dict[str, Any] | None:
         return None if self.estimate is None else self.estimate.to_dict()
 
-    def to_difference(self) -> dict[str, Any] | None:
-        """With the smallest difference that could have been found."""
-        return None if self.estimate is None else self.estimate.to_difference()
+    def to_proportion(self) -> dict[str, Any] | None:
+        """With the interval kept within 0 to 1."""
+        return None if self.estimate is None else self.estimate.to_proportion()
+
+    def to_difference(self, tests: int = 1) -> dict[str, Any] | None:
+        """With the smallest difference that could have been found as one of ``tests``."""
+        return None if self.estimate is None else self.estimate.to_difference(tests)
 
 
 def mean_term(
@@ -109,25 +112,89 @@ def one(term: Term | None) -> Estimate | None:
     return measure([term], lambda same: same)[0].estimate
 
 
+# ---------------------------------------------------------------- over sizes
+
+
+@dataclass(frozen=True)
+class BasePoint:
+    """One base model's own value of a quantity at ln(parameters) x, and its share of the size's runs."""
+
+    x: float
+    value: float
+    share: float
+
+
+def base_points(x: float, term: Term) -> list[BasePoint]:
+    """A term's value base by base: theta plus the sum of the base's influences over its share of the rows.
+
+    Exact for means (and differences and means of means) of runs that met the same items.
+    """
+    base = codes([base_of(run) for run in term.run])
+    share = np.bincount(base) / len(base)
+    values = term.value + np.bincount(base, weights=term.rows) / share
+    return [BasePoint(x, float(v), float(w)) for v, w in zip(values, share, strict=True)]
+
+
+def _crossed(value: float, whole: Term | None, by_base: float, df: int, n: int) -> Estimate | None:
+    """An estimate on items crossed with bases from its variance between bases: V_items + V_bases - V_items:bases, and
+    never below the larger of the first two, as that of a mean (``crossed_mean``)."""
+    if whole is None or (n_items := len(set(whole.item))) < 2:
+        return None
+    item, base = codes(whole.item), codes([base_of(run) for run in whole.run])
+    by_item = clustered_variance(whole.rows, item)
+    both = clustered_variance(whole.rows, item * (int(base.max()) + 1) + base)
+    variance = max(by_item + by_base - both, by_item, by_base)
+    return Estimate(value, math.sqrt(variance), n, cochran_df((by_item, by_base), (n_items - 1, df)))
+
+
+def size_mean(terms: Sequence[Term | None]) -> Estimate | None:
+    """The mean over the base models of all sizes, with what sizes differ by in its variance; None below two bases."""
+    known = [term for term in terms if term is not None]
+    points = [base_points(0.0, term) for term in known]
+    n_bases = sum(map(len, points))
+    if n_bases < 2:
+        return None
+    values, weight = np.array([(p.value, p.share * len(size)) for size in points for p in size]).T
+    mean = float(np.average(values, weights=weight))
+    by_base = float((weight**2 * (values - mean) ** 2).sum()) / (n_bases * (n_bases - 1))
+    whole = combine(*((len(size) / n_bases, term) for size, term in zip(points, known, strict=True)))
+    return _crossed(mean, whole, by_base, n_bases - 1, len(known))
+
+
 def size_slope(n_params: Sequence[int], terms: Sequence[Term | None]) -> Estimate | None:
     """The slope in ln(parameters) of one quantity measured at several sizes on the same items.
 
-    From three sizes on by generalised least squares with the items' covariance and a variance between sizes; of two
-    sizes by their difference, which needs two runs at each: nothing else tells size from training. None otherwise.
+    Least squares over base models, every one a point: nothing else tells size from training. Items are crossed with
+    bases, whose variance is the jackknife's (HC3), which does not need the bases of all sizes to scatter alike; with
+    one base a size it is that of the residuals. t on bases less two. None below three bases, with one size alone, or
+    where two sizes do not have two bases each.
     """
-    sizes = [(n, term) for n, term in zip(n_params, terms, strict=True) if term is not None]
-    known = [term for _, term in sizes]
-    found = measure(known, lambda term: term)
-    if len({n for n, _ in sizes}) < 2 or any(m.estimate is None or m.estimate.se is None for m in found):
+    known = [(math.log(n), term) for n, term in zip(n_params, terms, strict=True) if term is not None]
+    points = [base_points(x, term) for x, term in known]
+    sizes, n_bases = len({x for x, _ in known}), sum(map(len, points))
+    if sizes < 2 or n_bases < 3 or (sizes == 2 and min(map(len, points)) < 2):
         return None
-    x = np.log([float(n) for n, _ in sizes])
-    variances = [m.estimate.normal_variance() for m in found if m.estimate is not None]
-    covariance = shared_covariance([term.by_item() for term in known], variances)
-    y = np.array([term.value for term in known])
-    if len(sizes) > 2:
-        return replace(gls_line(x, y, covariance).slope, n=len(sizes))
-    if min(len(set(map(base_of, term.run))) for term in known) < 2:
-        return None
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    width = float(x[1] - x[0])
-    return Estimate(float(y[1] - y[0]) / width, math.sqrt(max(variance, 0.0)) / abs(width), 2)
+    slope, factors, by_base = _line_over_bases(points)
+    whole = combine(*((factor, term) for factor, (_, term) in zip(factors, known, strict=True)))
+    return _crossed(slope, whole, by_base, n_bases - 2, len(known))
+
+
+def _line_over_bases(points: Sequence[Sequence[BasePoint]]) -> tuple[float, Floats, float]:
+    """The slope, what it takes of every size's value (sizes,), and its variance between bases.
+
+    A base weighs as its share of the size's runs times the size's bases: 1 where every base has as many runs.
+    """
+    every = [(p.x, p.value, p.share * len(size)) for size in points for p in size]
+    x, y, weight = np.array(every).T
+    centred = x - np.average(x, weights=weight)
+    total = float((weight * centred**2).sum())
+    factor = weight * centred / total
+    slope = float(factor @ y)
+    residual = y - np.average(y, weights=weight) - slope * centred
+    size = np.repeat(np.arange(len(points)), [len(of) for of in points])
+    per_size = np.asarray(np.bincount(size, weights=factor), dtype=float)
+    if len(points) == len(every):
+        return slope, per_size, float((residual**2).sum() / (len(every) - 2) * (factor**2).sum())
+    leverage = weight / weight.sum() + weight * centred**2 / total
+    left_out = np.where(leverage < 1 - 1e-9, residual / np.maximum(1 - leverage, 1e-9), 0.0)
+    return slope, per_size, float((factor**2 * left_out**2).sum())

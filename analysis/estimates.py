@@ -50,9 +50,14 @@ class Estimate:
         statistic = abs(self.value - null) / self.se
         return float(2 * (special.ndtr(-statistic) if self.df is None else special.stdtr(self.df, -statistic)))
 
-    def detectable(self, power: float = 0.80) -> float | None:
-        """The smallest true value that a two-sided 5 % test finds with that power, before any adjustment of p."""
-        return None if self.se is None else self.se * (t_quantile(0.975, self.df) + t_quantile(power, self.df))
+    def detectable(self, power: float = 0.80, tests: int = 1) -> float | None:
+        """The smallest true value that a two-sided 5 % test finds with that power: se (t(1 - .025 / m) + t(power)).
+
+        m = ``tests`` is the size of the family whose p values Holm adjusts: its first rejection needs p < .05 / m.
+        """
+        if self.se is None:
+            return None
+        return self.se * (t_quantile(1 - 0.025 / max(tests, 1), self.df) + t_quantile(power, self.df))
 
     def normal_variance(self) -> float:
         """The variance that makes a normal interval as wide as the estimate's own t interval; 0 where unknown."""
@@ -67,9 +72,15 @@ class Estimate:
         low, high = self.interval()
         return {"value": self.value, "se": self.se, "low": low, "high": high, "n": self.n}
 
-    def to_difference(self) -> dict[str, Any]:
+    def to_proportion(self) -> dict[str, Any]:
+        """``to_dict`` of a number between 0 and 1: a t interval may reach beyond what such a number can be."""
+        found = self.to_dict()
+        ends = {key: None if found[key] is None else min(max(found[key], 0.0), 1.0) for key in ("low", "high")}
+        return found | ends
+
+    def to_difference(self, tests: int = 1) -> dict[str, Any]:
         """``to_dict`` with ``mde``, the smallest true difference found with 80 % power (``detectable``)."""
-        return self.to_dict() | {"mde": self.detectable()}
+        return self.to_dict() | {"mde": self.detectable(tests=tests)}
 
 
 def t_quantile(p: float, df: float | None) -> float:
@@ -182,7 +193,8 @@ def crossed_means(cells: Sequence[Cell]) -> list[tuple[Estimate, str | None]]:
     """``crossed_mean`` of the same quantity at several sizes.
 
     A size with fewer than three runs says little about the spread between runs: it takes the larger of its own and
-    the average over all sizes, with the latter's degrees of freedom.
+    the average over all sizes. Of that, the average is known with the degrees of freedom of all sizes, and what its
+    own has beyond it with its own alone: larger models may scatter more.
     """
     return crossed_estimates([influence_of(cell) for cell in cells])
 
@@ -206,15 +218,19 @@ def crossed_estimate(cell: Influence, spread: RunSpread | None = None) -> tuple[
     if n_runs < 2 and spread is None:
         note = "one run: the interval is over items alone, conditional on this run"
         return Estimate(cell.value, math.sqrt(by_item), n, n_items - 1), note
-    by_run, df_run, few = cell.by_run() if n_runs > 1 else 0.0, n_runs - 1, None
+    by_run, few = cell.by_run() if n_runs > 1 else 0.0, None
+    parts = [(by_run, n_runs - 1)]
     both = clustered_variance(cell.rows, cell.item * n_runs + cell.run) if n_runs >= 3 else 0.0
     if n_runs < 3:
         few = f"training variance is estimated from {n_runs} run{'s' if n_runs > 1 else ''}"
         if spread is not None:
             few += f" and the average over sizes ({spread.df} degrees of freedom)"
-            by_run, df_run = max(by_run, spread.variance / n_runs), spread.df
+            pooled = spread.variance / n_runs
+            parts = [(pooled, spread.df)] + ([(by_run - pooled, n_runs - 1)] if by_run > pooled else [])
+            by_run = max(by_run, pooled)
     variance = max(by_item + by_run - both, by_item, by_run)
-    return Estimate(cell.value, math.sqrt(variance), n, cochran_df((by_item, by_run), (n_items - 1, df_run))), few
+    variances, df = zip((by_item, n_items - 1), *parts, strict=True)
+    return Estimate(cell.value, math.sqrt(variance), n, cochran_df(variances, df)), few
 
 
 def cochran_df(variances: Sequence[float], df: Sequence[float]) -> float:

@@ -59,6 +59,7 @@ class FitResult:
     residual_sd: float | None = None  # in ``space``
     covariance: tuple[tuple[float | None, ...], ...] = field(default=(), repr=False)  # of fit coordinates
     df: float | None = None
+    delta_aicc: float | None = None  # minus the AICc of the log-linear law on the same points; None: not compared
 
     def predict(self, x: ArrayLike) -> Floats:
         """(n,) the fitted law at x (n,) or (n, k); nan where the parameters are unknown."""
@@ -91,7 +92,8 @@ class FitResult:
             "params": params, "ci_method": self.ci_method, "n_points": self.n_points, "n_clusters": self.n_clusters,
             "aicc": self.aicc, "status": self.status, "notes": [vars(note) for note in self.notes], "r2": self.r2,
             "loss": self.loss, "space": self.space, "x_range": [list(r) for r in self.x_range],
-            "residual_sd": self.residual_sd, "df": self.df, "covariance": [list(row) for row in self.covariance],
+            "residual_sd": self.residual_sd, "df": self.df, "delta_aicc": self.delta_aicc,
+            "covariance": [list(row) for row in self.covariance],
         }  # fmt: skip
 
     @classmethod
@@ -114,7 +116,8 @@ class FitResult:
         for name, p in self.params.items():
             ends = f"[{_show(p.low)}, {_show(p.high)}]"
             lines.append(f"  {name:<7} {_show(p.value):>12}   se {_show(p.se):>10}   95 % {ends}")
-        lines.append(f"  R2 {_show(self.r2)}   AICc {_show(self.aicc)}")
+        compared = "" if self.delta_aicc is None else f", {self.delta_aicc:+.2f} against log-linear"
+        lines.append(f"  R2 {_show(self.r2)}   AICc {_show(self.aicc)}{compared}")
         return "\n".join(lines + [f"  note ({note.code}): {note.message}" for note in self.notes])
 
 

@@ -20,7 +20,9 @@ import pyarrow.parquet
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
 # role of the parent through which a stage descends from its base model
-DESCENT = {"reference": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model"}
+DESCENT = {
+    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model",
+}  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
     "length_chosen", "length_rejected", "p_chosen",
@@ -61,13 +63,19 @@ class Setting:
     rate_factor: float = 1.0  # of the learning rate that the schedule's rule gives
     helpful_share: float | None = None  # of a PM's comparisons; None: as the data come
     harmless_weight: float = 1.0  # of harmless comparisons in a PM's loss
+    extra_share: float = 0.0  # of a PM's comparisons: so many votes besides them
+    pretrained: bool | None = None  # whether a PM started from one of votes; None: as the study's main PMs
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Setting:
+    def of(cls, config: Mapping[str, Any], main_pretrained: bool = False) -> Setting:
         """That of one stage's configuration; what an older one lacks is the main setting's."""
         schedule = (config.get("training") or {}).get("schedule") or {}
         known = {**config, "rate_factor": schedule.get("rate_factor")}
-        return cls(**{f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None})
+        own = bool(known.pop("pretrained", False))  # only written where it is so
+        if config.get("half") not in ("train", "test"):  # the gold model is never pretrained, other stages cannot be
+            own = main_pretrained
+        numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
+        return cls(**numbers, pretrained=None if own == main_pretrained else own)
 
     def varies_only(self, name: str) -> bool:
         """Whether nothing but that field differs from the main setting (nor must it)."""
@@ -105,13 +113,20 @@ class Study:
     def setting(self, record: Record) -> Setting | None:
         """A stage's own setting around the main one; None where an ancestor is of another setting."""
         known = all(self._descends_from_main(parent) for parent in record.parents.values())
-        return Setting.of(record.config) if known else None
+        return Setting.of(record.config, self.main_pretrained) if known else None
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
         stage = self.planned.get(stage_id, {})
         parents = stage.get("parents", {}).values()
-        return Setting.of(stage.get("config", {})) == MAIN and all(map(self._descends_from_main, parents))
+        own = Setting.of(stage.get("config", {}), self.main_pretrained)
+        return own == MAIN and all(map(self._descends_from_main, parents))
+
+    @cached_property
+    def main_pretrained(self) -> bool:
+        """Whether the preference models of the main setting start from one of votes: the first value in the study."""
+        section = (self.described.get("study") or {}).get("pm") or {}
+        return bool((section.get("pretrained") or [False])[0])
 
     def folder(self, record: Record) -> Path:
         return RunStore(self.root).stage_path(record.stage_id)

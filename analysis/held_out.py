@@ -86,16 +86,21 @@ class HeldOut:
     def select(self, rows: Bools | NDArray[np.intp]) -> HeldOut:
         return HeldOut(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
+    def in_order(self, comparison_ids: Sequence[object]) -> HeldOut:
+        """These comparisons, in this order."""
+        place = {name: i for i, name in enumerate(self.comparison_id)}
+        return self.select(np.array([place[name] for name in comparison_ids], dtype=np.intp))
+
     @classmethod
     def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
         """The rows of several PMs one after the other."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-def pm_scores(study: Study) -> dict[str, HeldOut]:
-    """Held-out scores of every finished PM of whatever setting, by stage id."""
+def pm_scores(study: Study, kind: str = "pm") -> dict[str, HeldOut]:
+    """Held-out scores of every finished PM (or of votes: "pmp") of whatever setting, by stage id."""
     found = {}
-    for record in study.of_kind("pm"):
+    for record in study.of_kind(kind):
         frame = stage_table(study, record, "scores.parquet", PM_COLUMNS)
         if frame is not None and len(frame):
             found[record.stage_id] = HeldOut.of(frame)

@@ -53,15 +53,15 @@ def measures(of: HeldOut) -> dict[str, Any]:
     bayes = np.maximum(p, 1 - p) if np.isfinite(p).all() else None
     alike = same_length(of)
     return {
-        "accuracy": mean(of.correct, cluster).to_dict(),
+        "accuracy": mean(of.correct, cluster).to_proportion(),
         "log_loss": mean(of.log_loss, cluster).to_dict(),
         "ece": calibration_error(of.difference, of.correct, cluster).to_dict(),
         "brier": mean((1 - sigmoid(of.difference)) ** 2, cluster).to_dict(),
         "calibration_slope": None if slope is None else slope.to_dict(),
-        "length_accuracy": mean(of.longer, cluster).to_dict(),
+        "length_accuracy": mean(of.longer, cluster).to_proportion(),
         "accuracy_minus_length": paired_difference(of.correct, of.longer, cluster).to_difference(),
-        "length_matched_accuracy": mean(of.correct[alike], cluster[alike]).to_dict() if alike.any() else None,
-        "bayes_accuracy": None if bayes is None else mean(bayes, cluster).to_dict(),
+        "length_matched_accuracy": mean(of.correct[alike], cluster[alike]).to_proportion() if alike.any() else None,
+        "bayes_accuracy": None if bayes is None else mean(bayes, cluster).to_proportion(),
         "bayes_gap": None if bayes is None else paired_difference(bayes, of.correct, cluster).to_difference(),
     }
 
@@ -95,13 +95,22 @@ def _trend_rows(study: Study, pools: list[Pool]) -> list[dict[str, Any]]:
     found = {name: measure(pools, quantity) for name, quantity in quantities.items()}
     return [
         pool.labels
-        | {name: measured[i].to_dict() for name, measured in found.items()}
+        | {name: of[i].to_proportion() if name == "accuracy" else of[i].to_dict() for name, of in found.items()}
         | {"n_runs": len(pool.pms), "n_chains": len(pool.chains), "note": pool.note(study, found["accuracy"][i])}
         for i, pool in enumerate(pools)
     ]
 
 
 def slope_term(pool: Pool) -> Term | None:
-    """The calibration slope over all of a pool's rows."""
-    found = slope_influences(pool.scores.difference)
-    return None if found is None else pool.influence_term(*found)
+    """The mean of the calibration slopes of a pool's PMs; None where one has none.
+
+    One fit over all pairs would be another quantity: it weighs a PM by the square of its scale. A row's influence is
+    that on its own PM's slope, and its part of what that slope differs from the mean by.
+    """
+    found = [slope_influences(pm.scores.difference) for pm in pool.pms]
+    slopes = [slope for slope in found if slope is not None]
+    if len(slopes) < len(found):
+        return None
+    middle = float(np.mean([value for value, _ in slopes]))
+    influence = np.concatenate([rows + (value - middle) / len(rows) for value, rows in slopes]) / len(slopes)
+    return pool.influence_term(middle, influence)

@@ -34,7 +34,7 @@ def _row(study: Study, train: PM, test: PM) -> dict[str, Any]:
     return {
         "model": train.model.name, "n_params": train.model.n_params, "seed": study.seed(train.record),
         "n_comparisons": train.n_comparisons,
-        "agreement": mean(0.5 + 0.5 * np.sign(a.difference * b.difference), cluster).to_dict(),
+        "agreement": mean(0.5 + 0.5 * np.sign(a.difference * b.difference), cluster).to_proportion(),
         "correlation": correlation(a.difference, b.difference, cluster),
         "note": f"{missing} comparisons that only one scored are left out" if missing else None,
     }  # fmt: skip

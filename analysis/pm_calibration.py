@@ -38,7 +38,7 @@ def pm_calibration(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
                 within, edges = size[i][inside[i]], bins[i][1]
                 rows.append(pool.labels | {
                     "bin": b, "left": float(edges[b]), "right": float(edges[b + 1]),
-                    "difference": float(within.mean()), "accuracy": accuracy[i].to_dict(),
+                    "difference": float(within.mean()), "accuracy": accuracy[i].to_proportion(),
                     "expected": float(sigmoid(within).mean()), "gap": gap[i].to_difference(),
                     "n_runs": len(pool.pms), "note": pool.note(study, accuracy[i]),
                 })  # fmt: skip
@@ -52,6 +52,6 @@ def _gap(pool: Pool, rows: NDArray[np.bool_]) -> Term | None:
 
 
 def pooled_slope(pms: list[PM]) -> Term | None:
-    """The calibration slope of all sizes' main PMs together."""
+    """The mean of the calibration slopes of all sizes' main PMs."""
     pool = everything(pms)
     return None if pool is None else slope_term(pool)

@@ -27,18 +27,21 @@ class Seen:
 def pm_curve(study: Study, pms: Sequence[PM]) -> list[dict[str, Any]]:
     """One row per size, kind of comparison and number of pairs seen; the end of the pass is the main PM itself.
 
-    The difference from the separate pass over as many comparisons is paired by comparison and chain.
+    Beside it stands the accuracy of separate passes over as many comparisons, both halves, as the laws of data have it;
+    the difference from those of the train half, which the long pass is of, is paired by comparison and chain.
     """
-    main = [pm for pm in pms if pm.setting == MAIN and pm.half == "train"]
-    along = [seen for pm in main if "curve.parquet" in pm.record.files for seen in evaluations(study, pm)]
-    separate = grouped(main, lambda pm: (pm.place, pm.n_comparisons))
+    main = [pm for pm in pms if pm.setting == MAIN]
+    train = [pm for pm in main if pm.half == "train"]
+    along = [seen for pm in train if "curve.parquet" in pm.record.files for seen in evaluations(study, pm)]
+    separate, paired = (grouped(of, lambda pm: (pm.place, pm.n_comparisons)) for of in (main, train))
     rows = []
     for count, at_end in sorted({(seen.pm.n_comparisons, seen.at_end) for seen in along}):
         here = [seen for seen in along if (seen.pm.n_comparisons, seen.at_end) == (count, at_end)]
         pools = list(grouped([seen.pm for seen in here], lambda pm: pm.place).values())
         pairs = {seen.pm.record.stage_id: seen.pairs for seen in here}
-        beside = [None if at_end else separate.get((pool.pms[0].place, count)) for pool in pools]
-        rows += [row | {"at_end": at_end} for row in _rows(study, pools, beside, pairs)]
+        beside = [separate.get((pool.pms[0].place, count)) for pool in pools]
+        same = [None if at_end else paired.get((pool.pms[0].place, count)) for pool in pools]
+        rows += [row | {"at_end": at_end} for row in _rows(study, pools, beside, same, pairs)]
     return sorted(rows, key=lambda row: (row["n_params"], row["model"], row["n_comparisons"]))
 
 
@@ -75,18 +78,20 @@ def _as_it_was(pm: PM, part: pd.DataFrame, asked: int) -> PM | None:
     return replace(pm, n_comparisons=asked, scores=replace(pm.scores, score_chosen=chosen, score_rejected=rejected))
 
 
-def _rows(study: Study, pools: list[Pool], beside: list[Pool | None], pairs: dict[str, int]) -> list[dict[str, Any]]:
+def _rows(
+    study: Study, pools: list[Pool], beside: list[Pool | None], same: list[Pool | None], pairs: dict[str, int]
+) -> list[dict[str, Any]]:
     """One number of comparisons, at every size and kind of comparison."""
-    both = [None if b is None else on_common_chains(pool, b) for pool, b in zip(pools, beside, strict=True)]
+    both = [None if b is None else on_common_chains(pool, b) for pool, b in zip(pools, same, strict=True)]
     rows = []
     for group in groups_of(pools):
         accuracy = measure([(pool, group) for pool in pools], lambda cell: _accuracy(*cell))
-        separate = measure([(pair, group) for pair in both], lambda cell: cell[0] and _accuracy(cell[0][1], cell[1]))
+        separate = measure(beside, lambda pool: None if pool is None else _accuracy(pool, group))  # noqa: B023
         change = measure([(pair, group) for pair in both], lambda cell: cell[0] and _difference(*cell[0], cell[1]))
         for i, pool in enumerate(pools):
             rows.append(pool.labels | {
                 "group": group, "pairs": round(sum(pairs[pm.record.stage_id] for pm in pool.pms) / len(pool.pms)),
-                "accuracy": accuracy[i].to_dict(), "separate": separate[i].to_dict(),
+                "accuracy": accuracy[i].to_proportion(), "separate": separate[i].to_proportion(),
                 "difference": change[i].to_difference(), "n_runs": len(pool.pms),
                 "note": pool.note(study, accuracy[i]),
             })  # fmt: skip

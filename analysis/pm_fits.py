@@ -41,9 +41,10 @@ def pm_fits(pms: Sequence[PM]) -> list[FitResult]:
     """Accuracy and log loss as log-linear laws of size and data together, of data at each size, and of size at the
     most data.
 
-    Points are PMs. A slope with data varies within a chain (base model and seed), which is its cluster; a slope with
-    size varies only between base models, so its clusters are base stages with t on their number less two. The
-    variance of the shared held-out comparisons is added.
+    Points are PMs; clusters are base models, whose seeds are not independent of each other. A slope with data varies
+    within a base; with one base its clusters are the seeds, and what it says is given that base. A slope with size
+    varies only between bases and has t on their number less two. The variance of the shared held-out comparisons is
+    added.
     """
     return [result for y in VALUES for result in _log_linear(pms, y)]
 
@@ -74,9 +75,10 @@ def point_sets(points: pd.DataFrame, y: str = "accuracy") -> list[PointSet]:
     if points.empty:
         return []
     sets = [PointSet("pm all", points, PM_X, "base", y)]
-    for _, part in points.groupby("n_params", sort=True):
-        sets.append(PointSet(f"pm {part.model.iloc[0]}", part, ("n_comparisons",), "chain", y))
-    everywhere = points.groupby("n_comparisons").n_params.nunique() == points.n_params.nunique()
+    for (_, model), part in points.groupby(["n_params", "model"], sort=True):
+        cluster = "base" if part.base.nunique() > 1 else "chain"
+        sets.append(PointSet(f"pm {model}", part, ("n_comparisons",), cluster, y))
+    everywhere = points.groupby("n_comparisons").model.nunique() == points.model.nunique()
     if everywhere.any():
         most = int(everywhere.index[everywhere].max())
         sets.append(PointSet(f"pm n={most}", points[points.n_comparisons == most], ("n_params",), "base", y))
@@ -91,10 +93,10 @@ def _fit(one: PointSet) -> FitResult:
 def between_bases(result: FitResult, one: PointSet) -> FitResult:
     """The fit with t on the number of bases less two where size varies, and no interval where that leaves none.
 
-    Where it does not, chains that share a base say nothing about how bases differ, and a note says so.
+    Where it does not, chains that all share a base say nothing about how bases differ, and a note says so.
     """
-    if one.cluster == "chain":
-        shared = one.points.base.nunique() < one.points.chain.nunique()
+    if "n_params" not in one.x:
+        shared = one.points.base.nunique() == 1 < one.points.chain.nunique()
         return replace(result, notes=(*result.notes, Note("shared_base", SHARED_BASE))) if shared else result
     n_bases = one.points.base.nunique()
     if n_bases > 2:
@@ -105,19 +107,35 @@ def between_bases(result: FitResult, one: PointSet) -> FitResult:
     return replace(result, params=params, ci_method="none", covariance=(), df=None, notes=(*result.notes, note))
 
 
+def given_one_chain(result: FitResult, x: Floats, items: Floats, n_conversations: int) -> FitResult:
+    """A slope with data from one base and seed: the items' covariance plus that of the scatter of its PMs about the
+    line, s^2 (X'X)^-1 with t on the distinct numbers of comparisons less two; no interval where that leaves none."""
+    kept = tuple(other for other in result.notes if other.code != "one_cluster")
+    n_counts = len(np.unique(x))
+    if n_counts < 3 or result.residual_sd is None:
+        note = Note("one_chain", f"one chain at {n_counts} numbers of comparisons: its scatter is not known")
+        params = {name: Param(p.value, None, None, None) for name, p in result.params.items()}
+        return replace(result, params=params, ci_method="none", covariance=(), df=None, notes=(*kept, note))
+    design = np.column_stack([np.ones(len(x)), np.log(x)])
+    scatter = result.residual_sd**2 * np.linalg.inv(design.T @ design)
+    parts = zip(np.diag(items), np.diag(scatter), strict=True)
+    df = [cochran_df((float(a), float(b)), (n_conversations - 1, n_counts - 2)) for a, b in parts]
+    message = f"given this chain: {n_conversations} held-out conversations and the scatter about the line"
+    note = Note("one_chain", message)
+    fitted = replace(result, notes=kept)
+    return with_covariance(fitted, items + scatter, np.array(df), "items and scatter, one chain", note)
+
+
 def with_item_variance(result: FitResult, x: Floats, scores: list[HeldOut], y: str = "accuracy") -> FitResult:
     """The fit with the covariance of the shared items added to that of the runs; t by Cochran's rule.
 
-    With a single chain the items' is all there is: an interval that is conditional on this chain.
+    With a single chain what runs vary by is its scatter about the line (``given_one_chain``).
     """
     if result.status != "ok":
         return result
     items, n_conversations = item_covariance(x, scores, y)
     if result.n_clusters == 1:
-        df = np.full(len(items), float(n_conversations - 1))
-        note = Note("items_only", f"the interval is over {n_conversations} held-out conversations, given this chain")
-        kept = tuple(other for other in result.notes if other.code != "one_cluster")
-        return with_covariance(replace(result, notes=kept), items, df, "items only, one chain", note)
+        return given_one_chain(result, x, items, n_conversations)
     if result.df is None:
         return result
     runs = covariance_of(result)

@@ -35,7 +35,7 @@ def pm_floor(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
             minus = measure(cells if share else [], lambda cell: _difference(*cell))
             for i, pool in enumerate(pools):
                 rows.append(pool.labels | {
-                    "group": group, "share": share, "threshold": thresholds[i], "accuracy": accuracy[i].to_dict(),
+                    "group": group, "share": share, "threshold": thresholds[i], "accuracy": accuracy[i].to_proportion(),
                     "minus_all": minus[i].to_difference() if share else None,
                     "n_runs": len(pool.pms), "note": pool.note(study, accuracy[i]),
                 })  # fmt: skip
@@ -113,9 +113,9 @@ def pm_score_rows(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
 
 
 def _distribution(study: Study, pool: Pool, group: str, side: str, edges: Floats) -> dict[str, Any]:
-    scores, within = getattr(pool.centred, f"score_{side}"), pool.rows(group)
-    (mean,) = measure([pool], lambda p: p.term(scores, within))
-    inside = scores[within]
+    within = pool.rows(group)
+    (mean,) = measure([pool], lambda p: _centred_mean(p, side, within))
+    inside = getattr(pool.centred, f"score_{side}")[within]
     counts = np.histogram(inside, edges)[0]
     density = counts / len(inside) / np.maximum(np.diff(edges), 1e-300)
     return {
@@ -123,3 +123,10 @@ def _distribution(study: Study, pool: Pool, group: str, side: str, edges: Floats
         **{name: _quantile(inside, q) for name, q in QUANTILES.items()},
         "edges": edges.tolist(), "density": density.tolist(), "n_runs": len(pool.pms), "note": pool.note(study, mean),
     }  # fmt: skip
+
+
+def _centred_mean(pool: Pool, side: str, rows: Bools) -> Term | None:
+    """The mean score of one side over ``rows`` minus the mean of both sides over all comparisons, which is estimated
+    from the same conversations: what they share cancels."""
+    middle = (pool.scores.score_chosen + pool.scores.score_rejected) / 2
+    return combine((1, pool.term(getattr(pool.scores, f"score_{side}"), rows)), (-1, pool.term(middle)))

@@ -25,6 +25,7 @@ ALL = "all"
 N_BARS = 24  # an even number: 0 lies between two
 N_LOWEST = 5  # comparisons that are named
 TOO_FEW = "no slope: too few base models, or conversations that a size judges differently"
+OTHER_NUMBERS = "no slope: the sizes were trained on different numbers of comparisons"
 Probed = dict[str, list[Pool]]
 
 
@@ -85,7 +86,7 @@ def pm_probes(study: Study, found: Probed) -> list[dict[str, Any]]:
             for pool, own, change in zip(pools, right, minus, strict=True):
                 cut = filled_note(pool, probe) if category == ALL else None
                 rows.append(pool.labels | {
-                    "probe": probe, "category": category, "accuracy": own.to_dict(),
+                    "probe": probe, "category": category, "accuracy": own.to_proportion(),
                     "length_accuracy": length_level(pool, category), "accuracy_minus_length": change.to_difference(),
                     "n_runs": len(pool.pms), "note": join_notes(pool.note(study, own), cut),
                 })  # fmt: skip
@@ -100,7 +101,7 @@ def length_level(pool: Pool, category: str) -> dict[str, Any] | None:
     """How often the chosen side is the longer one; no model is involved, so one PM's rows say it."""
     one = pool.pms[0].scores
     rows = within(Pool(pool.pms[:1]), category)
-    return mean(one.longer[rows], codes(one.conversation[rows])).to_dict() if rows.any() else None
+    return mean(one.longer[rows], codes(one.conversation[rows])).to_proportion() if rows.any() else None
 
 
 def filled_note(pool: Pool, probe: str) -> str | None:
@@ -114,16 +115,17 @@ def pm_probe_slopes(found: Probed) -> list[dict[str, Any]]:
     """A row per probe and category that two sizes or more met: the change of accuracy per doubling of parameters."""
     rows = []
     for probe, pools in found.items():
+        alike = len({pool.pms[0].n_comparisons for pool in pools}) == 1
         for category in categories(pools):
             cells = [(pool.model.n_params, accuracy(pool, category)) for pool in pools]
             known = [(n_params, term) for n_params, term in cells if term is not None]
             if len({n_params for n_params, _ in known}) > 1:
-                slope = _slope(known)
+                slope = _slope(known) if alike else None
                 rows.append({
                     "probe": probe, "category": category, "n_sizes": len({n_params for n_params, _ in known}),
                     "n": max(term.n for _, term in known),
                     "per_doubling": None if slope is None else slope.scaled(math.log(2)).to_difference(),
-                    "note": TOO_FEW if slope is None else None,
+                    "note": None if slope else TOO_FEW if alike else OTHER_NUMBERS,
                 })  # fmt: skip
     return rows
 

@@ -18,6 +18,7 @@ from analysis.pools import PM
 LAWS = {"accuracy": "pm-accuracy", "log_loss": "pm-loss"}
 ONE_AXIS, TWO_AXES = 4, 3  # fewest levels: one more than the parameters that an axis decides
 PER_AXIS = 3  # parameters that the bases decide: limit, amplitude and exponent of size
+BETTER = 2.0  # of AICc: laws closer than that both have substantial support (Burnham and Anderson 2002, section 2.6)
 DRAWS = 1000
 FEW_CHAINS = 3
 
@@ -26,8 +27,9 @@ def saturation_fits(pms: Sequence[PM]) -> list[FitResult]:
     """``pm-accuracy`` and ``pm-loss`` of size and data together, of data at each size and of size at the most data,
     where there are enough levels of each.
 
-    Intervals are from a wild bootstrap over runs with the held-out conversations redrawn jointly for all points. What
-    varies with size has as many degrees of freedom as base models less three, and no interval without any.
+    Each is compared with the log-linear law on the same points by AICc (``delta_aicc``), and says so where it is not
+    better. Intervals are from a wild bootstrap over runs with the held-out conversations redrawn jointly for all
+    points. What varies with size has as many degrees of freedom as base models less three, and no interval without any.
     """
     scores = {pm.record.stage_id: pm.scores for pm in pms}
     return [
@@ -62,13 +64,27 @@ def _fit(law: str, one: PointSet, noise: Floats) -> FitResult:
     if one.x == ("n_params",):
         one, noise = per_base(one, noise)
     chains, bases = one.points.chain.nunique(), one.points.base.nunique()
-    clustered = one.cluster == "base" or chains >= FEW_CHAINS
+    clustered = "n_params" in one.x or min(chains, one.points[one.cluster].nunique()) >= FEW_CHAINS
     df = float(bases - PER_AXIS) if "n_params" in one.x else None
+    cluster = one.points[one.cluster] if clustered else None
     result = fit(
-        law, one.columns, one.points.y, cluster=one.points[one.cluster] if clustered else None, ci="bootstrap",
-        group=one.group, x_names=one.x, y_name=one.y, noise=noise, df=df,
+        law, one.columns, one.points.y, cluster=cluster, ci="bootstrap", group=one.group, x_names=one.x, y_name=one.y,
+        noise=noise, df=df,
     )  # fmt: skip
-    return replace(result, notes=(*result.notes, *_notes(one, clustered, df)))
+    line = fit("log-linear", one.columns, one.points.y, cluster=cluster, ci="wald")
+    return against_line(replace(result, notes=(*result.notes, *_notes(one, clustered, df))), line)
+
+
+def against_line(result: FitResult, line: FitResult) -> FitResult:
+    """The fit with its AICc compared with that of the log-linear law, and a note where it is not clearly lower."""
+    if result.aicc is None or line.aicc is None:
+        note = Note("not_compared", "too few clusters for AICc: not compared with the log-linear law")
+        return replace(result, notes=(*result.notes, note))
+    delta = result.aicc - line.aicc
+    if delta > -BETTER:
+        note = Note("not_better", f"the log-linear law describes the points as well: AICc {delta:+.1f} against it")
+        return replace(result, delta_aicc=delta, notes=(*result.notes, note))
+    return replace(result, delta_aicc=delta)
 
 
 def per_base(one: PointSet, noise: Floats) -> tuple[PointSet, Floats]:
@@ -81,13 +97,13 @@ def per_base(one: PointSet, noise: Floats) -> tuple[PointSet, Floats]:
 
 def _notes(one: PointSet, clustered: bool, df: float | None) -> list[Note]:
     notes = [Note("shared_items", "the held-out conversations are redrawn jointly for all points")]
+    bases = one.points.base.nunique()
     if df is not None and df <= 0:
-        bases = one.points.base.nunique()
         notes = [Note("too_few_bases", f"{bases} base models leave no degrees of freedom between sizes: no interval")]
     elif df is not None:
         notes.append(Note("clusters", f"t on {df:g} degrees of freedom: base models less {PER_AXIS}"))
     elif not clustered:
         notes.append(Note("few_chains", "the PMs of one base and seed are taken as independent given the law"))
-    if one.points.base.nunique() < one.points.chain.nunique():
+    if one.points.base.nunique() < one.points.chain.nunique() and ("n_params" in one.x or bases == 1):
         notes.append(Note("shared_base", SHARED_BASE))
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.crossed import Measured, Term
+from analysis.crossed import Measured, Term, combine
 from analysis.estimates import influences
 from analysis.frames import MAIN, SHARED_BASE, Model, Setting, Study, base_of, join_notes
 from analysis.held_out import KINDS, Bools, Floats, HeldOut, Objects
@@ -39,7 +40,8 @@ class PM:
 
 
 def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
-    """Every scored PM of either half whose ancestors are of the main setting, by size and in the study's order."""
+    """Every scored PM of either half whose ancestors are of the main setting, by size and in the study's order, on
+    the comparisons that all of them scored."""
     whole, found = largest_half(study), []
     for stage_id, held_out in scores.items():
         record = study.records[stage_id]
@@ -47,7 +49,27 @@ def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
         if setting is not None and record.config.get("half") != GOLD:
             n = whole if wanted is None else int(wanted)
             found.append(PM(record, study.model(record), study.chain(record), setting, n, held_out))
-    return sorted(found, key=lambda pm: pm.place)
+    return on_common_comparisons(study, sorted(found, key=lambda pm: pm.place))
+
+
+def on_common_comparisons(study: Study, pms: list[PM]) -> list[PM]:
+    """The PMs with the scores of the comparisons that all scored, in one order: they are paired and crossed with runs.
+
+    A PM that scored less than half of the comparisons that most scored is left out; what is left out is said.
+    """
+    counts = Counter(name for pm in pms for name in pm.scores.comparison_id)
+    usual = {name for name, n in counts.items() if 2 * n > len(pms)}
+    kept = [pm for pm in pms if 2 * len(usual.intersection(pm.scores.comparison_id)) > len(usual)]
+    for pm in pms:
+        if pm not in kept:
+            study.exclude(pm.record.stage_id, "scored other comparisons than most preference models", pm.record)
+    if all(np.array_equal(pm.scores.comparison_id, kept[0].scores.comparison_id) for pm in kept):
+        return kept
+    common = set.intersection(*(set(pm.scores.comparison_id) for pm in kept))
+    total = len(set().union(*(pm.scores.comparison_id for pm in kept)))
+    study.exclude("held-out comparisons", f"{total - len(common)} of {total} were not scored by every preference model")
+    order = [name for name in kept[0].scores.comparison_id if name in common]
+    return [replace(pm, scores=pm.scores.in_order(order)) for pm in kept]
 
 
 def largest_half(study: Study) -> int:
@@ -63,7 +85,6 @@ class Pool:
     """PMs whose held-out comparisons are pooled; with R rows in all, one PM's after the other's."""
 
     pms: tuple[PM, ...]
-    by_base: bool = False  # seeds that share a base model count as one run: where sizes are pooled
 
     @cached_property
     def scores(self) -> HeldOut:
@@ -81,8 +102,9 @@ class Pool:
 
     @cached_property
     def chain(self) -> Objects:
-        """(R,) what replicates: base model and seed, or the base model alone."""
-        names = [base_of(pm.chain) if self.by_base else pm.chain for pm in self.pms]
+        """(R,) what replicates: the base model, whose seeds are not independent of each other; base model and seed
+        where there is one base alone, so that what is measured is given that base."""
+        names = [pm.chain if len(self.bases) == 1 else base_of(pm.chain) for pm in self.pms]
         return np.array(names, dtype=object)[self.which]
 
     @property
@@ -99,6 +121,10 @@ class Pool:
     def chains(self) -> set[str]:
         return {pm.chain for pm in self.pms}
 
+    @cached_property
+    def bases(self) -> set[str]:
+        return {base_of(pm.chain) for pm in self.pms}
+
     def rows(self, group: str) -> Bools:
         """(R,) those of helpful or harmless comparisons; of every comparison for any other name."""
         return self.scores.kind == group if group in KINDS else np.ones(len(self.chain), dtype=bool)
@@ -110,17 +136,12 @@ class Pool:
             return None
         return self._term(*influences(values[kept]), kept)
 
-    def mean_of_kinds(self, values: Floats) -> Term | None:
-        """The mean of the helpful and the harmless comparisons' means, whatever their numbers."""
-        weights = np.zeros(len(values))
-        for kind in KINDS:
-            weights += self.rows(kind) / max(self.rows(kind).sum(), 1)
-        if not all(self.rows(kind).any() for kind in KINDS):
-            return None
-        kept = weights > 0
-        means = {kind: values[self.rows(kind)].mean() for kind in KINDS}
-        middle = np.array([means.get(kind, 0.0) for kind in self.scores.kind])
-        return self._term(float(np.mean(list(means.values()))), (0.5 * weights * (values - middle))[kept], kept)
+    def mean_of_kinds(self, values: Floats, rows: Bools | None = None) -> Term | None:
+        """The mean of the helpful and the harmless comparisons' means over ``rows``, whatever their numbers."""
+        every = np.ones(len(values), dtype=bool) if rows is None else rows
+        terms = [self.term(values, self.rows(kind) & every) for kind in KINDS]
+        mean = combine(*((1 / len(KINDS), term) for term in terms))
+        return None if mean is None else replace(mean, n=sum(term.n for term in terms if term is not None))
 
     def influence_term(self, value: float, influence: Floats) -> Term:
         """A term from any quantity's influence of every row (R,)."""
@@ -131,8 +152,8 @@ class Pool:
         return Term(value, influence, self.scores.conversation[kept], self.chain[kept], n)
 
     def note(self, study: Study, *measured: Measured) -> str | None:
-        """What the measurements say of themselves, and whether the chains share a base."""
-        shared = study.shares_base([pm.record for pm in self.pms])
+        """What the measurements say of themselves, and whether all chains share one base."""
+        shared = len(self.bases) == 1 and study.shares_base([pm.record for pm in self.pms])
         return join_notes(*(m.note for m in measured), SHARED_BASE if shared else None)
 
 
@@ -158,18 +179,27 @@ def grouped(pms: Iterable[PM], key: Callable[[PM], Any]) -> dict[Any, Pool]:
 
 
 def largest(pms: Iterable[PM]) -> list[Pool]:
-    """One pool a size, smallest first: its main PMs at the largest number of comparisons, both halves."""
+    """One pool a size, smallest first: its main PMs at the most comparisons that every size has, both halves; at each
+    size's own most where the sizes have no number in common, which rows say (``n_comparisons``)."""
     main = sorted((pm for pm in pms if pm.setting == MAIN), key=lambda pm: pm.place)
-    most: dict[str, int] = {}
-    for pm in main:
-        most[pm.model.name] = max(most.get(pm.model.name, 0), pm.n_comparisons)
-    return list(grouped([pm for pm in main if pm.n_comparisons == most[pm.model.name]], lambda pm: pm.place).values())
+    return _at_most(list(grouped(main, lambda pm: pm.place).values()), lambda pm: True)
+
+
+def _at_most(sizes: Sequence[Pool], counts: Callable[[PM], bool]) -> list[Pool]:
+    """Every size's PMs at the most comparisons that each has, among those that count; else at its own most."""
+    numbers = [{pm.n_comparisons for pm in pool.pms if counts(pm)} for pool in sizes]
+    common = set.intersection(*numbers) if numbers else set()
+    chosen = [max(common or own) for own in numbers]
+    return [
+        Pool(tuple(pm for pm in pool.pms if pm.n_comparisons == most)) for pool, most in zip(sizes, chosen, strict=True)
+    ]
 
 
 def everything(pms: Iterable[PM]) -> Pool | None:
-    """All sizes' main PMs at their largest number of comparisons together, base models as runs; None without any."""
+    """All sizes' main PMs at the most comparisons that every size has, together; None where there is no such number:
+    PMs of different numbers of comparisons differ in more than their size."""
     found = tuple(pm for pool in largest(pms) for pm in pool.pms)
-    return Pool(found, by_base=True) if found else None
+    return Pool(found) if len({pm.n_comparisons for pm in found}) == 1 else None
 
 
 def varied(pms: Sequence[PM], axis: str) -> list[dict[float | None, Pool]]:
@@ -180,13 +210,12 @@ def varied(pms: Sequence[PM], axis: str) -> list[dict[float | None, Pool]]:
     """
     default = next(f.default for f in fields(Setting) if f.name == axis)
     alone = [pm for pm in pms if pm.half == "train" and pm.setting.varies_only(axis)]
-    found = []
-    for pool in grouped(alone, lambda pm: pm.place).values():
-        counts = {pm.n_comparisons for pm in pool.pms if getattr(pm.setting, axis) != default}
-        if counts:
-            members = [pm for pm in pool.pms if pm.n_comparisons == max(counts)]
-            found.append(grouped(members, lambda pm: getattr(pm.setting, axis)))
-    return found
+
+    def changed(pm: PM) -> bool:
+        return bool(getattr(pm.setting, axis) != default)
+
+    sizes = [pool for pool in grouped(alone, lambda pm: pm.place).values() if any(map(changed, pool.pms))]
+    return [grouped(pool.pms, lambda pm: getattr(pm.setting, axis)) for pool in _at_most(sizes, changed)]
 
 
 def on_common_chains(one: Pool, other: Pool) -> tuple[Pool, Pool] | None:

@@ -30,6 +30,7 @@ from analysis.rate_points import (
 )
 
 Arms = tuple[Arm, Arm]
+Compared = tuple[float, Measured, Measured, int]  # factor, its value and difference from the rule's, seeds
 WITHIN, NOT_ESTABLISHED = "within noise of the best", "not established"
 MIN_SEEDS = 2
 UNPAIRED = "documents are not paired: the interval is too wide"
@@ -51,7 +52,7 @@ def rate_check(
 
 
 def _kind_rows(study: Study, yardstick: Yardstick, sizes: list[RateSize]) -> list[dict[str, Any]]:
-    by_size: list[list[dict[str, Any]]] = [[] for _ in sizes]
+    by_size: list[list[Compared]] = [[] for _ in sizes]
     for factor in sorted({factor for size in sizes for factor in size.arms}):
         here = [i for i, size in enumerate(sizes) if factor in size.arms]
         values = values_of([sizes[i].arms[factor] for i in here])
@@ -59,23 +60,29 @@ def _kind_rows(study: Study, yardstick: Yardstick, sizes: list[RateSize]) -> lis
         changes = dict(zip(pairs, differences_of(list(pairs.values())), strict=True))
         for i, value in zip(here, values, strict=True):
             n_seeds = len(pairs[i][0].runs) if i in pairs else len(sizes[i].arms[factor].runs)
-            by_size[i].append(_row(yardstick, sizes[i], factor, value, changes.get(i, Measured()), n_seeds))
-    for size, rows in zip(sizes, by_size, strict=True):
+            by_size[i].append((factor, value, changes.get(i, Measured()), n_seeds))
+    found = [_rows(yardstick, size, compared) for size, compared in zip(sizes, by_size, strict=True)]
+    for size, rows in zip(sizes, found, strict=True):
         planned = planned_seeds(study, yardstick.kind, size.model.name)
         finished = {factor: len({run.seed for run in arm.runs}) for factor, arm in size.arms.items()}
         gone = {factor: (len(seeds) - finished.get(factor, 0), len(seeds)) for factor, seeds in planned.items()}
         judge(rows, yardstick, {factor: counts for factor, counts in gone.items() if counts[0] > 0})
-    return [row for rows in by_size for row in rows]
+    return [row for rows in found for row in rows]
 
 
-def _row(
-    yardstick: Yardstick, size: RateSize, factor: float, value: Measured, change: Measured, n_seeds: int
-) -> dict[str, Any]:
+def _rows(yardstick: Yardstick, size: RateSize, compared: list[Compared]) -> list[dict[str, Any]]:
+    """A size's rows; what could have been detected is at Holm's level for its number of tests."""
+    tests = sum(change.estimate is not None and change.estimate.se is not None for _, _, change, _ in compared)
+    return [_row(yardstick, size, one, tests) for one in compared]
+
+
+def _row(yardstick: Yardstick, size: RateSize, compared: Compared, tests: int) -> dict[str, Any]:
+    factor, value, change, n_seeds = compared
     arm = size.arms[factor]
     return {
         "kind": yardstick.kind, "model": size.model.name, "n_params": size.model.n_params, "rate_factor": factor,
         "measure": yardstick.measure, "unit": yardstick.unit, "higher_is_better": yardstick.higher_is_better,
-        "value": value.to_dict(), "difference": change.to_difference(),
+        "value": value.to_dict(), "difference": change.to_difference(tests),
         "p_adjusted": None if change.estimate is None else change.estimate.p_value(), "margin": yardstick.margin,
         "sqrt_kl": arm.sqrt_kl, "n_diverged": arm.n_diverged, "n_seeds": n_seeds, "verdict": NOT_ESTABLISHED,
         "best_factor": None, "note": join_notes(value.note, change.note, arm.note),
@@ -83,13 +90,29 @@ def _row(
 
 
 def _against_rule(size: RateSize, factor: float) -> Arms | None:
-    """The arm at ``factor`` and that at the rule's own rate, both without the seeds that only one has."""
+    """The arm at ``factor`` and that at the rule's own rate, both without the seeds, and of every seed without the
+    items, that only one has."""
     if factor == 1 or 1.0 not in size.arms:
         return None
     arms = (size.arms[factor], size.arms[1.0])
-    shared = set.intersection(*({run.seed for run in arm.runs} for arm in arms))
-    kept = [replace(arm, runs=tuple(run for run in arm.runs if run.seed in shared)) for arm in arms]
-    return (kept[0], kept[1]) if shared else None
+    sides = [{run.seed: run for run in arm.runs} for arm in arms]
+    both = [_on_common_items(sides[0][seed], sides[1][seed]) for seed in sides[0] if seed in sides[1]]
+    runs = [pair for pair in both if len(pair[0].item)]
+    kept = [replace(arm, runs=tuple(pair[i] for pair in runs)) for i, arm in enumerate(arms)]
+    return (kept[0], kept[1]) if runs else None
+
+
+def _on_common_items(one: Run, other: Run) -> tuple[Run, Run]:
+    """Both runs on the items that both have."""
+    if np.array_equal(one.item, other.item):
+        return one, other
+    common = set(one.item) & set(other.item)
+    rows = [np.array([item in common for item in run.item], dtype=bool) for run in (one, other)]
+    kept = [
+        replace(run, values=run.values[own], item=run.item[own], weights=run.weights[own])
+        for run, own in zip((one, other), rows, strict=True)
+    ]
+    return kept[0], kept[1]
 
 
 # ---------------------------------------------------------------- estimates
@@ -160,12 +183,21 @@ def judge(rows: list[dict[str, Any]], yardstick: Yardstick, not_run: dict[float,
     for row, p in zip(tested, holm([row["p_adjusted"] for row in tested]), strict=True):
         row["p_adjusted"] = p
     sign = 1.0 if yardstick.higher_is_better else -1.0
-    best = max(rows, key=lambda row: sign * row["value"]["value"])["rate_factor"]
+    best = _best_factor(rows, sign)
     verdict = _verdict(rows, sign, not_run)
     missing = ", ".join(f"{n} of {planned} at x{factor:g}" for factor, (n, planned) in sorted(not_run.items()))
     for row in rows:
         note = join_notes(row["note"], f"not run or not finished: {missing}" if missing else None)
         row |= {"best_factor": best, "verdict": verdict, "note": note}
+
+
+def _best_factor(rows: list[dict[str, Any]], sign: float) -> float | None:
+    """The factor with the greatest paired gain over the rule's own rate (its own gain is 0); None where the rule's own
+    rate was not run: factors are compared on the same seeds and items only through it."""
+    gains = {row["rate_factor"]: _gain(row, sign) for row in rows if row["difference"] is not None}
+    if all(row["rate_factor"] != 1 for row in rows):
+        return None
+    return max([1.0, *gains], key=lambda factor: gains.get(factor, 0.0))
 
 
 def _verdict(rows: list[dict[str, Any]], sign: float, not_run: Mapping[float, Any]) -> str:

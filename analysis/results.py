@@ -21,6 +21,7 @@ from analysis.pm_curve import pm_curve
 from analysis.pm_fits import pm_fits
 from analysis.pm_floor import pm_floor, pm_score_rows
 from analysis.pm_mixing import pm_shares, pm_weights
+from analysis.pm_pretraining import pm_extra, pm_pretraining, votes_alone
 from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
@@ -34,8 +35,9 @@ SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
-    "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier", "scored_by",
-    "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims", "excluded",
+    "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
+    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims",
+    "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -130,6 +132,8 @@ def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, An
         "pm_agreement": pm_agreement(study, pms),
         "pm_shares": pm_shares(study, pms),
         "pm_weights": pm_weights(study, pms),
+        "pm_pretraining": pm_pretraining(study, pms, votes_alone(study, pm_scores(study, "pmp"))),
+        "pm_extra": pm_extra(study, pms),
         "pm_curve": pm_curve(study, pms),
         "pm_probes": pm_probes(study, probes),
         "pm_probe_slopes": pm_probe_slopes(probes),
@@ -155,7 +159,7 @@ def table_rows(results: Mapping[str, Any], name: str) -> Sequence[Mapping[str, A
         return rows
     return [
         {"law": fit["law"], "group": fit["group"], "x": ",".join(fit["x"]), "y": fit["y"], "param": param, **estimate}
-        | {k: fit[k] for k in ("ci_method", "n_points", "n_clusters", "aicc", "r2", "status")}
+        | {k: fit[k] for k in ("ci_method", "n_points", "n_clusters", "aicc", "delta_aicc", "r2", "status")}
         for fit in results["fits"]
         for param, estimate in fit["params"].items()
     ]

@@ -39,11 +39,11 @@ MEANS_SE = 4.0  # the same for means, trends and claims: a score that barely pas
 def task_rows(
     sizes: Sequence[Sequence[Pair]], margin: float = MARGIN, bits_margin: float = BITS_MARGIN
 ) -> list[dict[str, Any]]:
-    """The tax on one task at several sizes, one row each, without adjusted p and verdict (``judge`` adds them).
+    """The tax on one task at several sizes, one row each, without adjusted p and verdict (``judge`` adds them, and the
+    ``mde`` that the adjustment leaves).
 
     ``value``, ``se``, ``low``, ``high`` are in the metric's own unit; ``normalised`` is chance-normalised (None
-    where unbounded); ``mde`` (80 % power, before Holm's adjustment), ``margin`` and the 90 % interval are on the scale
-    the verdict is taken on.
+    where unbounded); ``mde`` (80 % power), ``margin`` and the 90 % interval are on the scale the verdict is taken on.
     """
     stacks = [stack(pairs) for pairs in sizes]
     metric, bounded = stacks[0].key[3], all(one.bounded for one in stacks)
@@ -82,7 +82,7 @@ def _task_row(
         "chance": None if np.isnan(of.chance).all() else float(np.nanmean(of.chance)),
         "n_items": n_items, "n_clusters": len(set(of.cluster)), "n_seeds": len(runs),
         "p": decided.p_value(), "p_adjusted": None, "low90": low90, "high90": high90,
-        "mde": decided.detectable(), "margin": margin, "informative": not bounded or above_chance(excess),
+        "mde": decided, "margin": margin, "informative": not bounded or above_chance(excess),
         "enters_means": bounded and above_chance(excess, MEANS_SE), "verdict": None, "note": note,
     }  # fmt: skip
 
@@ -109,11 +109,12 @@ def above_chance(excess: Estimate, errors: float = INFORMATIVE_SE) -> bool:
 
 
 def judge(rows: list[dict[str, Any]]) -> None:
-    """Fill in ``p_adjusted`` (Holm) and ``verdict`` of one size's family of tests, in place."""
+    """Fill in ``p_adjusted`` (Holm), ``mde`` at Holm's level and ``verdict`` of one size's family, in place."""
     tested = [row for row in rows if row["p"] is not None]
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_adjusted"] = adjusted
     for row in rows:
+        row["mde"] = row["mde"].detectable(tests=len(tested))  # until here the estimate that it follows from
         row["verdict"] = verdict(row)
 
 

@@ -68,8 +68,8 @@ def trend_fit(group: str, c0: dict[str, Any], c1: dict[str, Any], n: int, tau2: 
     note = {"code": "between_size_variance", "message": f"tau2 = {tau2:.3g} added to every size's variance"}
     return {
         "law": "log-linear", "formula": "c0 + c1*ln(N)", "group": group, "x": ["n_params"], "y": "tax",
-        "params": params, "ci_method": "gls-t", "n_points": n, "n_clusters": None, "aicc": None, "status": "ok",
-        "notes": [note], "r2": None,
+        "params": params, "ci_method": "gls-t", "n_points": n, "n_clusters": None, "aicc": None, "delta_aicc": None,
+        "status": "ok", "notes": [note], "r2": None,
     }  # fmt: skip
 
 

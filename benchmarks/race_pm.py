@@ -22,14 +22,14 @@ def main() -> None:
     for name, default in (("batch", 16), ("steps", 20), ("max-length", 512), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    rounds = [(ours(given), theirs(given)) for _ in range(given.rounds)]
-    ratios = []
-    for mine, peer in rounds:
+    rounds, ratios = [], []
+    for _ in range(given.rounds):
+        mine, peer = ours(given), theirs(given)
+        rounds.append((mine, peer))
         ratios.append(mine["pairs_per_s"] / peer["pairs_per_s"])
         print(f"ours {mine['pairs_per_s']:.1f} pairs/s, {mine['share_of_product']:.0%} of a plain product's rate")
-        print(
-            f"TRL {peer['pairs_per_s']:.2f} pairs/s; ratio {ratios[-1]:.2f}; pairs {mine['n_pairs']}, {peer['n_pairs']}"
-        )
+        print(f"TRL {peer['pairs_per_s']:.2f} pairs/s; pairs {mine['n_pairs']}, {peer['n_pairs']}", end="; ")
+        print(f"ratio {ratios[-1]:.2f}", flush=True)
     low, high = min(ratios), max(ratios)
     print(f"median ratio {statistics.median(ratios):.2f}, range {low:.2f} to {high:.2f}, n {len(ratios)}")
     compare_losses(*(run["losses"] for run in rounds[0]))

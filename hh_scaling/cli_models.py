@@ -100,18 +100,47 @@ def bench_pm(
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
     dtype: DtypeOption = "bf16",
     threads: ThreadsOption = None,
-    micro_batch_tokens: Count = 2048,
+    micro_batch_tokens: Count = 8192,
     device: str = "cpu",
     json_to: JsonOption = None,
 ) -> None:
     """Train a preference model on a JSON list of [chosen, rejected] transcripts and print pairs per second."""
-    from hh_scaling.cli_tables import print_json
-
     as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
     with one_line_errors():
         from hh_scaling import bench_pm as measured
 
         found = measured.bench_pm(model, pairs, tokenizer, batch, max_length, steps, compute, learning_rate)
+    tell(found, as_json)
+
+
+@bench_app.command()
+def ppo(
+    model: Folder,
+    reward_model: Folder,
+    prompts: File,
+    batch: Count = 64,
+    response_length: Count = 64,
+    ppo_epochs: Count = 4,
+    updates: Count = 3,
+    dtype: DtypeOption = "bf16",
+    threads: ThreadsOption = None,
+    micro_batch_tokens: Count = 8192,
+    device: str = "cpu",
+    json_to: JsonOption = None,
+) -> None:
+    """Make PPO updates on a JSON list of prompts' token ids and print seconds an update."""
+    as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
+    with one_line_errors():
+        from hh_scaling import bench_ppo as measured
+
+        found = measured.bench_ppo(model, reward_model, prompts, batch, response_length, ppo_epochs, updates, compute)
+    tell(found, as_json)
+
+
+def tell(found: dict[str, Any], as_json: bool) -> None:
+    """What a bench found, as JSON or as lines."""
+    from hh_scaling.cli_tables import print_json
+
     if as_json:
         print_json(found)
     else:

@@ -89,11 +89,21 @@ def write_tables(staged: Path, out: Path, plan: SplitPlan) -> Iterator[str]:
             here = slice(start, start + batch.num_rows)
             start += batch.num_rows
             kept, new = plan.kept[here], (plan.new_prompt & _for_prompts(plan))[here]
-            comparisons.write_table(_select(batch, COMPARISONS, kept, ids[here], plan.split[here], plan.order[here]))
-            prompts.write_table(
-                _select(batch, PROMPTS, new, prompt_ids[here], plan.split[here], plan.prompt_order[here])
-            )
+            names = np.array(SPLITS)[plan.split[here]]
+            comparisons.write_table(_select(batch, COMPARISONS, kept, ids[here], names, plan.order[here]))
+            prompts.write_table(_select(batch, PROMPTS, new, prompt_ids[here], names, plan.prompt_order[here]))
             yield from _transcripts(batch, plan.new_transcript[here])
+
+
+def write_part(staged: Path, path: Path, name: str, kept: np.ndarray, order: np.ndarray) -> None:
+    """The kept rows as a table of their own in the columns of comparisons.parquet, all of one part called ``name``."""
+    ids, start = np.cumsum(kept) - 1, 0
+    with pq.ParquetWriter(path, COMPARISONS) as writer:
+        for batch in pq.ParquetFile(staged).iter_batches(batch_size=GROUP_ROWS):
+            here = slice(start, start + batch.num_rows)
+            start += batch.num_rows
+            names = np.full(batch.num_rows, name)
+            writer.write_table(_select(batch, COMPARISONS, kept[here], ids[here], names, order[here]))
 
 
 def _for_prompts(plan: SplitPlan) -> np.ndarray:
@@ -106,7 +116,7 @@ def _select(
 ) -> pa.Table:
     """The chosen rows of a staged batch with the schema's columns; the first is the id."""
     columns = {name: batch.column(name) for name in batch.schema.names}
-    columns |= {schema.names[0]: pa.array(ids), "order": pa.array(order), "split": pa.array(np.array(SPLITS)[split])}
+    columns |= {schema.names[0]: pa.array(ids), "order": pa.array(order), "split": pa.array(split)}
     return pa.table([columns[name] for name in schema.names], schema=schema).filter(pa.array(rows))
 
 

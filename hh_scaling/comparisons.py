@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class Dropped:
     reason: str
 
 
+Parser = Callable[[Mapping[str, Any], str, str, str], Iterable[Comparison | Dropped]]  # row, place, tranche, source
+
+
 def first_human_turn(transcript: str) -> str:
     """The text of the first Human turn, stripped; the whole transcript where that turn is empty.
 
@@ -85,6 +88,11 @@ def check_row(row: Mapping[str, Any], at: str, tranche: str, source: str) -> Com
     return Comparison(prompt, chosen, rejected, tranche, source)
 
 
+def one_pair(row: Mapping[str, Any], at: str, tranche: str, source: str) -> Iterable[Comparison | Dropped]:
+    """``check_row`` of a row that is one comparison."""
+    return (check_row(row, at, tranche, source),)
+
+
 def _parted(transcript: str) -> tuple[str, str]:
     """Prompt and response, parted after the last ``\\n\\nAssistant:``."""
     place = transcript.rindex(ASSISTANT) + len(ASSISTANT)
@@ -105,20 +113,22 @@ def _check_transcript(row: Mapping[str, Any], key: str, at: str) -> None:
         raise DataError(f"{at}: {key!r} has no Assistant turn; expected {ASSISTANT!r} before the response")
 
 
-def read_file(path: Path, name: str, tell: Callable[[int], None] | None = None) -> Iterator[Comparison | Dropped]:
-    """The rows of one JSONL file, plain or compressed; ``name`` gives the tranche and the rows' source.
+def read_file(
+    path: Path, name: str, tell: Callable[[int], None] | None = None, parse: Parser = one_pair
+) -> Iterator[Comparison | Dropped]:
+    """What ``parse`` finds in the rows of one JSONL file, plain or compressed; ``name`` gives tranche and source.
 
     DataError names the file and the line of the first row that is malformed.
     """
     tranche = tranche_of(name)
     for at, row in numbered_objects(path, tell):
-        yield check_row(row, at, tranche, f"{name}:{at.rpartition(':')[2]}")
+        yield from parse(row, at, tranche, f"{name}:{at.rpartition(':')[2]}")
 
 
 def read_hub(
-    hub: str, revision: str | None = None, tell: Callable[[int], None] | None = None
+    hub: str, revision: str | None = None, tell: Callable[[int], None] | None = None, parse: Parser = one_pair
 ) -> Iterator[Comparison | Dropped]:
-    """The rows of a hub data set, all its published splits one after the other.
+    """What ``parse`` finds in the rows of a hub data set, all its published splits one after the other.
 
     ``hub`` is ``owner/name`` or ``owner/name/folder``; the folder is the tranche, ``all`` where there is none.
     DataError when the data set cannot be reached or read.
@@ -135,7 +145,7 @@ def read_hub(
                 n_read += 1
                 if tell is not None and n_read % 1000 == 0:
                     tell(n_read)
-                yield check_row(row, f"{place}:{number}", part or "all", f"{place}:{number}")
+                yield from parse(row, f"{place}:{number}", part or "all", f"{place}:{number}")
 
 
 def _load_hub(name: str, folder: str | None, revision: str | None) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
+VOTES_TEMPERATURE = 4.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
 Half = Literal["train", "test", "gold"]  # gold: neither half, see DataConfig.gold_fraction
@@ -58,6 +59,9 @@ class WorldConfig(Config):
     n_comparisons: Positive = 16_384  # before the split into halves and held-out part
     temperature: PositiveFloat = 1.25  # of the Bradley-Terry labels
     n_items: Positive = 400  # per benchmark task
+    # Noisier comparisons besides, see DataConfig.votes; neither number is written where it is the default.
+    n_votes: Annotated[int, Field(ge=0, exclude_if=lambda n: n == 0)] = 0
+    votes_temperature: Annotated[float, Field(gt=0, exclude_if=lambda t: t == VOTES_TEMPERATURE)] = VOTES_TEMPERATURE
 
 
 class HHFiles(Config):
@@ -86,6 +90,8 @@ class DataConfig(Config):
     gold_fraction: GoldFraction = 0.0  # of the conversations, taken before the halves: for the gold PM alone
     max_held_out: Positive | None = None  # comparisons kept in the held-out part
     split_seed: int = 0
+    # A second set of comparisons, to pretrain preference models on or to mix in; without one not written.
+    votes: Annotated[HHFiles | None, Field(exclude_if=lambda votes: votes is None)] = None
 
 
 class TokenizerConfig(Config):
@@ -181,6 +187,17 @@ class PMTraining(Config):
     checkpoint_seconds: PositiveFloat = 120.0
 
 
+class PMPConfig(Config):
+    """Preference-model pretraining: a preference model of the votes, which others start from."""
+
+    size: SizeSpec
+    seed: int
+    n_comparisons: Positive | None  # the first n votes in their fixed order; None: all
+    binarised: bool = False  # an absolute label for either side instead of one of the pair, see losses.binarised_loss
+    training: PMTraining
+    compute: Compute
+
+
 class PMConfig(Config):
     size: SizeSpec
     seed: int
@@ -192,6 +209,10 @@ class PMConfig(Config):
     compute: Compute
     # Further comparisons that it is judged on, see hh_scaling.probes; without any not written, so that hashes stay.
     probes: Annotated[tuple[InputFile, ...], Field(exclude_if=lambda files: not files)] = ()
+    # Whether it starts from the weights and the head of its parent "pmp" instead of a fresh head; written if true.
+    pretrained: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # Of the n comparisons: so many votes are trained on besides them (figure 20); 0 is not written.
+    extra_share: Annotated[float, Field(ge=0, le=1, exclude_if=lambda share: share == 0)] = 0.0
 
 
 class ForeignPMConfig(Config):

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hh_scaling import comparison_table
-from hh_scaling.comparisons import Comparison, Dropped, read_file, read_hub
+from hh_scaling.comparisons import Comparison, Dropped, Parser, one_pair, read_file, read_hub
 from hh_scaling.configs import DataConfig, HHFiles, TextFiles, WorldConfig
 from hh_scaling.estimates import clustered_mean
 from hh_scaling.inputs import DataError, locate
 from hh_scaling.records import StageWriter, write_json
-from hh_scaling.splits import HELD_OUT, SPLITS, TRAIN, SplitIndex, SplitPlan, conversation_id, tranche_counts
+from hh_scaling.splits import GOLD, HELD_OUT, SPLITS, TRAIN, SplitIndex, SplitPlan, conversation_id, tranche_counts
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.text import documents
+from hh_scaling.votes import vote_pairs, write_votes
+from hh_scaling.world import Comparison as WorldComparison
 from hh_scaling.world import Gold, World
 
+MOST_DRAWN = 100  # of a world's votes for each that is wanted, where nearly all questions are held out
 HELD_OUT_TEXT = 0.05  # of the world's text, written besides the training text
 Tell = Callable[[int], None]
 
 
 def run(config: DataConfig, context: StageContext) -> StageResult:
-    """Write comparisons.parquet, prompts.parquet, text/ and, in the world, tasks/ and world.json.
+    """Write comparisons.parquet, prompts.parquet, text/, in the world tasks/ and world.json, and perhaps votes.parquet.
 
     The summary counts what came in, what was dropped and why, and what length alone predicts on the held-out part.
     DataError (one line) when the input cannot be used.
@@ -44,7 +48,8 @@ def run(config: DataConfig, context: StageContext) -> StageResult:
     staged.unlink()
     if world and config.world:
         _write_world(world, config.world, context.out.path)
-    return StageResult(_summary(config, tally, index, plan, text))
+    votes = _write_votes(config, world, index, plan, context)
+    return StageResult(_summary(config, tally, index, plan, text) | votes)
 
 
 def gold_scorer(data_stage: Path) -> Callable[[str, str], Gold] | None:
@@ -61,10 +66,12 @@ def _require_one_source(config: DataConfig) -> None:
         raise DataError(f"data: {found} of world and comparisons given; expected exactly one")
     if config.world and config.text:
         raise DataError("data: text files and world given together; expected text files with comparisons alone")
-    files = config.comparisons
-    if files is not None and bool(files.files) == bool(files.hub):
-        found = "both" if files.hub else "neither"
-        raise DataError(f"data.comparisons: {found} of files and hub given; expected exactly one")
+    for name, source in (("comparisons", config.comparisons), ("votes", config.votes)):
+        if source is not None and bool(source.files) == bool(source.hub):
+            found = "both" if source.hub else "neither"
+            raise DataError(f"data.{name}: {found} of files and hub given; expected exactly one")
+    if config.votes and config.world and config.world.n_votes:
+        raise DataError("data: votes and world.n_votes given together; expected one of them")
 
 
 # ---------------------------------------------------------------- comparisons
@@ -72,33 +79,36 @@ def _require_one_source(config: DataConfig) -> None:
 
 def _rows(config: DataConfig, world: World | None, context: StageContext) -> Iterator[Comparison | Dropped]:
     if world is not None:
-        return _world_rows(world)
+        return _world_rows(world.comparisons())
     assert config.comparisons is not None  # one of the two is there: _require_one_source
-    return (
-        _file_rows(config.comparisons, context) if config.comparisons.files else _hub_rows(config.comparisons, context)
-    )
+    return _source_rows(config.comparisons, context, one_pair)
 
 
-def _world_rows(world: World) -> Iterator[Comparison]:
-    for row in world.comparisons():
+def _source_rows(source: HHFiles, context: StageContext, parse: Parser) -> Iterator[Comparison | Dropped]:
+    return (_file_rows if source.files else _hub_rows)(source, context, parse)
+
+
+def _world_rows(rows: Iterable[WorldComparison]) -> Iterator[Comparison]:
+    for row in rows:
         yield Comparison(
             row.prompt, row.chosen, row.rejected, row.tranche, "world", row.gold_chosen, row.gold_rejected, row.p_chosen
         )
 
 
-def _file_rows(source: HHFiles, context: StageContext) -> Iterator[Comparison | Dropped]:
+def _file_rows(source: HHFiles, context: StageContext, parse: Parser) -> Iterator[Comparison | Dropped]:
     located = locate(source.files, context.where)
     done, total = 0, sum(file.bytes for file in source.files)
     for file, path in located:
-        yield from read_file(path, file.name, _teller(context.out, done, total, f"comparisons: {file.name}"))
+        tell = _teller(context.out, done, total, f"comparisons: {file.name}")
+        yield from read_file(path, file.name, tell, parse)
         done += file.bytes
 
 
-def _hub_rows(source: HHFiles, context: StageContext) -> Iterator[Comparison | Dropped]:
+def _hub_rows(source: HHFiles, context: StageContext, parse: Parser) -> Iterator[Comparison | Dropped]:
     assert source.hub is not None  # no files, so a hub: _require_one_source
     # How many rows there are is known only after the download, so the bar stays at its start and the note counts.
     return read_hub(
-        source.hub, source.hub_revision, lambda n: context.out.progress(0, 1, f"{n:,} rows of {source.hub}")
+        source.hub, source.hub_revision, lambda n: context.out.progress(0, 1, f"{n:,} rows of {source.hub}"), parse
     )
 
 
@@ -120,6 +130,24 @@ def _stage_rows(rows: Iterable[Comparison | Dropped], index: SplitIndex, staged:
             index.add(row, conversation)
             write(row, conversation)
     return tally
+
+
+def _write_votes(
+    config: DataConfig, world: World | None, index: SplitIndex, plan: SplitPlan, context: StageContext
+) -> dict[str, Any]:
+    """Write votes.parquet where there are votes; what the summary says of them. None is about a question that held-out
+    or gold comparisons are about: a world makes others instead."""
+    rows: Iterator[Comparison | Dropped]
+    wanted = config.world.n_votes if config.world is not None else 0
+    if config.votes is not None:
+        rows = _source_rows(config.votes, context, vote_pairs)
+    elif world is not None and wanted:
+        rows = _world_rows(islice(world.votes(), MOST_DRAWN * wanted))
+    else:
+        return {}
+    apart = plan.kept & np.isin(plan.split, (HELD_OUT, GOLD))
+    reserved = set(index.column("conversation")[apart].tolist())
+    return {"votes": write_votes(rows, reserved, config.split_seed, wanted or None, context.out.path)}
 
 
 # ---------------------------------------------------------------- text

@@ -30,9 +30,9 @@ from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
 from hh_scaling.losses import kl_exact_and_entropy, kl_k1, kl_k3
-from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right, round_up
+from hh_scaling.models import autocast, forward_flops, micro_batches, round_up
 from hh_scaling.records import StageWriter
-from hh_scaling.rollout import Sample, response_positions
+from hh_scaling.rollout import Sample, response_hidden
 
 Floats = NDArray[np.float64]
 CHUNK = 2**21  # logits of one model held at once, positions times vocabulary: 8 MiB in float32
@@ -73,9 +73,7 @@ def read(
     states: list[Tensor] = [torch.empty(0)] * len(drawn)
     for group in micro_batches([len(s.ids) for s in drawn], compute.micro_batch_tokens):
         part = [drawn[i] for i in group]
-        tokens, _ = pad_right([s.ids for s in part], 0, compute.device)
-        with autocast(compute):
-            hidden = hidden_states(model, tokens)[:, :-1][response_positions(part, tokens.shape[1], tokens.device)]
+        hidden = response_hidden(model, part, compute)
         for i, own in zip(group, hidden.split([lengths[i] for i in group]), strict=True):
             states[i] = own
         if out is not None:

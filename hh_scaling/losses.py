@@ -59,6 +59,15 @@ def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return F.softplus(rejected - chosen)
 
 
+def binarised_loss(good: Tensor, bad: Tensor) -> Tensor:
+    """(B,) -log sigmoid(r_good) - log sigmoid(-r_bad): an absolute label for either side; 2 ln 2 where both score 0.
+
+    After the binarisation of Askell et al. (2021, section 4.1), who write the label as a word before the text and rank
+    GOOD: A over BAD: A and BAD: B over GOOD: B; here the score itself is the log-odds of GOOD, so no word is added.
+    """
+    return F.softplus(-good) + F.softplus(bad)
+
+
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     """(B, R) per-token rewards: -kl_coef * kl everywhere, plus the score once, at each response's last token."""
     rewards = -kl_coef * kl * mask

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-MULTIPLE = 16  # rows a tree is padded to
+MULTIPLE = 32  # rows a tree is padded to
 TAIL = 128  # rows a packed row is padded to: few different sizes let the processor's kernels be made once
-MAX_PADDING = 0.1  # of a block of several trees
-ALONE_FROM = 192  # rows of a tree that is a block by itself: attention then reads it where it lies
+MAX_PADDING = 0.05  # of a block of several trees
 UNSEEN = -1e30
 
 
@@ -74,36 +73,50 @@ class Block:
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed trees; ``ends`` are the rows of the branches' last tokens in blocks' order, ``order`` whose they are."""
+    """Packed trees; ``ends`` are the rows that ask in the last layer, in blocks' order: the branches' last tokens.
+
+    Where chains ask for more than one of their last tokens, ``lasts`` says where in ``ends`` each chain's last one is.
+    """
 
     tokens: Tensor  # (N,)
     positions: Tensor  # (N,)
     blocks: tuple[Block, ...]
-    ends: Tensor  # (trees * branches,)
+    ends: Tensor  # (trees * branches,), or as many of every chain of a block as the one that asks most
+    lasts: Tensor  # (trees,) as they were given
     order: Tensor  # (trees,) index into the given trees
     n_tokens: int  # without padding
 
 
-def pack(trees: Sequence[Tree], device: str | torch.device = "cpu") -> Packed:
-    """The trees, which all have as many branches, as one packed row."""
+def pack(trees: Sequence[Tree], device: str | torch.device = "cpu", n_last: Sequence[int] | None = None) -> Packed:
+    """The trees, which all have as many branches, as one packed row.
+
+    ``n_last``: of each tree, which then is a chain, how many of its last tokens ask; a shorter chain's first token asks
+    again and again in a block that has others which ask for more.
+    """
+    if len({len(tree.branches) for tree in trees}) > 1:
+        raise ValueError("trees of different numbers of branches cannot be packed together")
     groups = list(grouped([len(tree) for tree in trees]))
     sizes = [len(group) * round_up(len(trees[group[0]]), MULTIPLE) for group in groups]
     tokens, positions = torch.zeros(2, round_up(sum(sizes), TAIL), dtype=torch.long)
     blocks: list[Block] = []
     ends: list[int] = []
+    lasts = torch.zeros(len(trees), dtype=torch.long)
     start = 0
     for group, size in zip(groups, sizes, strict=True):
         length, first_end = size // len(group), len(ends)
+        asked = 1 if n_last is None else max(n_last[i] for i in group)
         branches = torch.full((len(group), length), -1)
         for row, i in enumerate(group):
             here = start + row * length
-            ends += _lay(trees[i], here, tokens, positions, branches[row])
+            for end in _lay(trees[i], here, tokens, positions, branches[row]):
+                ends += [max(end - back, here) for back in reversed(range(asked))]
+            lasts[i] = len(ends) - 1
         blocks.append(_block(start, branches, first_end, torch.tensor(ends[first_end:]) - start, device))
         start += size
     order = torch.tensor([i for group in groups for i in group])
     n_tokens = sum(map(len, trees))
     places = torch.tensor(ends, device=device)
-    return Packed(tokens.to(device), positions.to(device), tuple(blocks), places, order, n_tokens)
+    return Packed(tokens.to(device), positions.to(device), tuple(blocks), places, lasts, order, n_tokens)
 
 
 def _lay(tree: Tree, start: int, tokens: Tensor, positions: Tensor, branches: Tensor) -> list[int]:
@@ -136,7 +149,7 @@ def grouped(lengths: Sequence[int]) -> Iterator[list[int]]:
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         longest = lengths[group[0] if group else i]
         rows = round_up(longest, MULTIPLE) * (len(group) + 1)
-        if group and (longest >= ALONE_FROM or rows - used - lengths[i] > MAX_PADDING * rows):
+        if group and rows - used - lengths[i] > MAX_PADDING * rows:
             yield group
             group, used = [], 0
         group.append(i)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hh_scaling.packing import Tree, tree_of
 
 COLUMNS = ("prompt", "chosen", "rejected")
 KEYS = ("split", "order", "tranche")
+Part = tuple[Path, np.ndarray]  # a table and numbers of its rows
 
 
 def is_helpful(tranche: pd.Series) -> pd.Series:
@@ -34,11 +35,11 @@ def choose_rows(table: Path, split: str, n: int | None, helpful_share: float | N
     """Rows of a part of comparisons.parquet as ``row`` (its number there) and ``tranche``, in their fixed order.
 
     The first ``n`` (None: all), or with a share the first round(share * n) helpful and the first harmless ones beside
-    them, so that subsets are nested. ValueError when there are too few.
+    them, so that subsets are nested. ValueError when there are too few. The one part of votes.parquet is "votes".
     """
     keys = pq.read_table(table, columns=list(KEYS), read_dictionary=["split", "tranche"]).to_pandas()
     part = keys[keys.split == split].sort_values("order").rename_axis("row").reset_index()[["row", "tranche"]]
-    where = f"in the {split} half" if split != "held_out" else "held out"
+    where = {"held_out": "held out", "votes": "among the votes"}.get(split, f"in the {split} half")
     if helpful_share is None:
         if n is not None and len(part) < n:
             raise ValueError(f"{len(part)} comparisons {where}, wanted: {n}")
@@ -66,6 +67,15 @@ def read_rows(table: Path, rows: np.ndarray, columns: tuple[str, ...]) -> Iterat
             frame = file.read_row_group(group, columns=list(columns)).to_pandas().iloc[here - start]
             yield place_of[here].to_numpy(), frame.reset_index(drop=True)
         start += n
+
+
+def read_parts(parts: Sequence[Part]) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+    """``read_rows`` of COLUMNS for one table after the other, with places counted over all of them."""
+    before = 0
+    for table, rows in parts:
+        for places, frame in read_rows(table, rows, COLUMNS):
+            yield before + places, frame
+        before += len(rows)
 
 
 # ---------------------------------------------------------------- token ids
@@ -128,11 +138,17 @@ class PairFile:
 
 def write_pairs(table: Path, rows: np.ndarray, tokenizer: Any, max_length: int, path: Path) -> PairFile:
     """The rows' trees, in the given order; their token ids go to ``path``, 21 bytes a pair stay in memory."""
-    starts, lengths = np.zeros(len(rows), dtype=np.int64), np.zeros((len(rows), 3), dtype=np.int32)
-    equal = np.zeros(len(rows), dtype=bool)
+    return write_all_pairs([(table, rows)], tokenizer, max_length, path)
+
+
+def write_all_pairs(tables: Sequence[Part], tokenizer: Any, max_length: int, path: Path) -> PairFile:
+    """The same of rows of several tables, one table's after the other's."""
+    n = sum(len(rows) for _, rows in tables)
+    starts, lengths = np.zeros(n, dtype=np.int64), np.zeros((n, 3), dtype=np.int32)
+    equal = np.zeros(n, dtype=bool)
     at = 0
     with open(path, "wb") as stream:
-        for places, frame in read_rows(table, rows, COLUMNS):
+        for places, frame in read_parts(tables):
             for place, tree in zip(places, pair_trees(frame, tokenizer, max_length), strict=True):
                 parts = (tree.trunk, *tree.branches)
                 starts[place], lengths[place] = at, [len(part) for part in parts]

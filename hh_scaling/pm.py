@@ -7,7 +7,7 @@ responses of a comparison share is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import PMConfig
+from hh_scaling.configs import PMConfig, PMPConfig
+from hh_scaling.crew import Crew, balanced, crew_size
 from hh_scaling.estimates import clustered_mean
-from hh_scaling.losses import preference_loss
+from hh_scaling.losses import binarised_loss, preference_loss
 from hh_scaling.models import check_length, describe, load_tokenizer, set_up
 from hh_scaling.packing import Tree
 from hh_scaling.pairs import PairFile, choose_rows, is_harmless, pair_trees, read_rows, write_pairs
-from hh_scaling.pm_model import initial_pm
+from hh_scaling.pm_model import initial_pm, pretrained_pm
 from hh_scaling.pretrain import save_model
 from hh_scaling.probes import Probe, read_probes
 from hh_scaling.records import StageWriter, check_finite
@@ -37,10 +38,12 @@ from hh_scaling.training import (
     make_optimizer,
     save_training_state,
 )
+from hh_scaling.training_pairs import chosen_rows, find_pairs
 from hh_scaling.tree_scores import TreeScores, batches, score_trees
 
 KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
 SIDES = ("chosen", "rejected")
+ATTENTION_ROWS = 500  # length at which attention costs as much as the rest of a layer, on two cores at width 256
 SCORED_AT_ONCE = 4096  # held-out comparisons whose token ids are in memory together
 
 
@@ -58,34 +61,43 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     set_up(config.compute)
     probes = read_probes(config.probes, context.where)
     tokenizer = load_tokenizer(context.parents["base"])
-    table, out = context.parents["data"] / "comparisons.parquet", context.out
-    longest = config.training.max_length
-    chosen = choose_rows(table, config.half, config.n_comparisons, config.helpful_share)
-    pairs = write_pairs(table, chosen.row.to_numpy(), tokenizer, longest, out.path / "pairs.tmp")
-    kept = np.flatnonzero(~pairs.equal)
-    dropped = {"equal_after_truncation": len(pairs) - len(kept)}
-    if not len(kept):
-        raise ValueError(f"no comparison is left in the {config.half} half ({dropped}), needed: at least 1")
-    rows = choose_rows(table, "held_out", None).row.to_numpy()
-    held_out = HeldOut(table, rows, write_pairs(table, rows, tokenizer, longest, out.path / "held_out.tmp"))
-    model = initial_pm(context.parents["base"], tokenizer, config)
+    data, out, longest = context.parents["data"], context.out, config.training.max_length
+    found = find_pairs(chosen_rows(config, data), tokenizer, longest, out.path / "pairs.tmp")
+    held_out = find_held_out(data, tokenizer, longest, out.path / "held_out.tmp")
+    if config.pretrained:
+        model = pretrained_pm(context.parents["pmp"], tokenizer, config)
+    else:
+        model = initial_pm(context.parents["base"], tokenizer, config)
     check_length(model, longest, "pm.max_length")
-    weights = loss_weights(chosen.tranche.iloc[kept], config.harmless_weight)
-    Training(model, pairs.select(kept), weights, held_out, config, out).run()
+    Training(model, found.trees, loss_weights(found.tranche, config.harmless_weight), held_out, config, out).run()
     save_model(model, tokenizer, out.path / "model")
     scorer = TreeScores(model, config.compute)
-    scores = score_table(held_out, score_held_out(scorer, held_out, out))
+    scores = score_table(held_out, score_held_out(lambda trees: score_trees(scorer, trees, out), held_out))
     scores.to_parquet(out.path / "scores.parquet", index=False)
     judged = {"probes": judge_probes(scorer, tokenizer, probes, longest, out)} if probes else {}
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()
-    summary = {"model": describe(model, config.size.name), "half": config.half, "n_comparisons": len(kept)}
-    return StageResult(summary | {"dropped": dropped} | summarise(scores) | judged)
+    summary = {"model": describe(model, config.size.name), "half": config.half} | found.counts
+    return StageResult(summary | summarise(scores) | judged)
+
+
+def find_held_out(data: Path, tokenizer: Any, max_length: int, path: Path) -> HeldOut:
+    """Every held-out comparison."""
+    table = data / "comparisons.parquet"
+    rows = choose_rows(table, "held_out", None).row.to_numpy()
+    return HeldOut(table, rows, write_pairs(table, rows, tokenizer, max_length, path))
 
 
 def loss_weights(tranche: pd.Series, harmless_weight: float) -> Tensor:
-    """(n,) float32 weights of L = L_helpful + lambda L_harmless, of mean 1 so that lambda does not change the rate."""
-    weights = np.where(is_harmless(tranche).to_numpy(bool), harmless_weight, 1.0)
+    """(n,) float32 weights of L = L_helpful + lambda L_harmless, of mean 1 so that lambda does not change the rate.
+
+    ValueError where all are of one kind: a weight would do nothing.
+    """
+    harmless = is_harmless(tranche).to_numpy(bool)
+    if harmless_weight != 1 and harmless.all() == harmless.any():
+        kind = "harmless" if harmless.all() else "other"
+        raise ValueError(f"pm.harmless_weight {harmless_weight:g}: all comparisons are {kind}, needed: both kinds")
+    weights = np.where(harmless, harmless_weight, 1.0)
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
@@ -101,17 +113,29 @@ class Training:
         pairs: Sequence[Tree] | PairFile,
         weights: Tensor,
         held_out: HeldOut | None,
-        config: PMConfig,
+        config: PMConfig | PMPConfig,
         out: StageWriter,
     ) -> None:
         self.model, self.pairs, self.weights, self.held_out = model, pairs, weights, held_out
         self.config, self.out = config, out
+        self.binarised = isinstance(config, PMPConfig) and config.binarised
         self.scores = TreeScores(model, config.compute)
         self.optimizer = make_optimizer(model.parameters(), config.training.schedule)
+        layers = config.training.trainable_layers
+        self.trained_share = min(1.0, layers / model.config.num_hidden_layers) if layers else 1.0  # lower ones: forward
         self.curve: dict[int, Tensor] = {}  # pairs seen -> (held-out comparisons, 2) scores
+        self.crew = Crew(1, model.parameters(), gradient=self.part_gradient)
 
     def run(self) -> None:
         """Train to the end; with ``eval_at``, curve.parquet has the held-out scores along the way."""
+        tasks = {"gradient": self.part_gradient, "scores": self.part_scores}
+        with Crew(crew_size(self.config.compute), self.model.parameters(), **tasks) as self.crew:
+            self.train()
+        if self.curve:
+            self.write_curve()
+
+    def train(self) -> None:
+        """The loop over batches."""
         training, schedule = self.config.training, self.config.training.schedule
         batches_ = self.order()
         seen = np.cumsum([len(b) for b in batches_])
@@ -125,8 +149,6 @@ class Training:
             self.out.progress(step + 1, len(batches_), f"loss {stats['loss']:.3f}")
             if stopwatch.due():
                 self.save(step)
-        if self.curve:
-            self.write_curve()
 
     def order(self) -> list[np.ndarray]:
         """The pairs' indices batch by batch: nearly equal batches of about ``batch_size``."""
@@ -137,23 +159,46 @@ class Training:
 
     def accumulate_gradient(self, batch: np.ndarray, step: int) -> dict[str, float]:
         """Gradient of the batch's mean weighted loss; returns mean loss (unweighted) and accuracy."""
-        trees, weights = [self.pairs[int(i)] for i in batch], self.weights[torch.from_numpy(batch)]
+        trees = [self.pairs[int(i)] for i in batch]
+        budget = self.config.compute.micro_batch_tokens // self.crew.n
+        parts = [(batch[part], len(batch), budget) for part in balanced([cost(tree) for tree in trees], self.crew.n)]
+        results = self.crew.gradient("gradient", parts)
+        loss_sum, correct = (sum(column) for column in zip(*results, strict=True))
+        check_finite("preference loss", loss_sum, step)
+        self.scores.count(trees, self.out, passes=1 + 2 * self.trained_share)
+        return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+
+    def part_gradient(self, part: tuple[np.ndarray, int, int]) -> tuple[float, float]:
+        """Gradient of (pairs, size of their batch, tokens at once); summed loss (unweighted) and number correct."""
+        rows, n, budget = part
+        trees, weights = [self.pairs[int(i)] for i in rows], self.weights[torch.from_numpy(rows)]
         loss_sum = correct = 0.0
         with self.scores.fixed_weights():
-            for group in batches(trees, self.config.compute.micro_batch_tokens):
-                part = [trees[i] for i in group]
-                chosen, rejected = self.scores(part).unbind(1)
-                losses = preference_loss(chosen, rejected)
-                ((losses * weights[group].to(losses.device)).sum() / len(batch)).backward()
-                loss_sum += check_finite("preference loss", losses.sum().item(), step)
+            for group in batches(trees, budget):
+                chosen, rejected = self.scores([trees[i] for i in group]).unbind(1)
+                losses = (binarised_loss if self.binarised else preference_loss)(chosen, rejected)
+                ((losses * weights[group].to(losses.device)).sum() / n).backward()
+                loss_sum += losses.sum().item()
                 correct += (chosen > rejected).sum().item()
-                self.scores.count(part, self.out, passes=3)
-        return {"loss": loss_sum / len(batch), "accuracy": correct / len(batch)}
+        return loss_sum, correct
 
     def evaluate(self, before: int, after: int) -> None:
         """Score the held-out comparisons where a wanted number of pairs has just been passed."""
         if self.held_out is not None and any(before < n <= after for n in self.config.training.eval_at):
-            self.curve[after] = score_held_out(self.scores, self.held_out, self.out)
+            self.curve[after] = score_held_out(self.score_in_parts, self.held_out)
+
+    def score_in_parts(self, trees: Sequence[Tree]) -> Tensor:
+        """(n, 2) scores, every process some of them."""
+        parts = balanced([cost(tree) for tree in trees], self.crew.n)
+        results = self.crew.do("scores", [[trees[i] for i in part] for part in parts])
+        self.scores.count(trees, self.out)
+        order = torch.tensor([i for part in parts for i in part])
+        return torch.from_numpy(np.concatenate(results))[torch.argsort(order)]
+
+    def part_scores(self, trees: Sequence[Tree]) -> np.ndarray:
+        """(n, 2) scores of some trees."""
+        found: np.ndarray = score_trees(self.scores, trees).numpy()
+        return found
 
     def save(self, step: int) -> None:
         """A state to resume from."""
@@ -180,15 +225,20 @@ class Training:
         pd.concat(parts).to_parquet(self.out.path / "curve.parquet", index=False)
 
 
+def cost(tree: Tree) -> float:
+    """What a tree's gradient costs, in rows: attention grows with the square of the length."""
+    return len(tree) * (1 + len(tree) / ATTENTION_ROWS)
+
+
 # ---------------------------------------------------------------- held-out scores
 
 
-def score_held_out(scores: TreeScores, held_out: HeldOut, out: StageWriter) -> Tensor:
+def score_held_out(score: Callable[[Sequence[Tree]], Tensor], held_out: HeldOut) -> Tensor:
     """(n, 2) scores of the chosen and the rejected side; none is dropped."""
     parts = []
     for start in range(0, len(held_out.trees), SCORED_AT_ONCE):
         here = range(start, min(start + SCORED_AT_ONCE, len(held_out.trees)))
-        parts.append(score_trees(scores, [held_out.trees[i] for i in here], out))
+        parts.append(score([held_out.trees[i] for i in here]))
     return torch.cat(parts)
 
 
@@ -252,6 +302,8 @@ def probe_table(probe: Probe, scores: Tensor) -> pd.DataFrame:
 def correct_side(scores: pd.DataFrame) -> np.ndarray:
     """(n,) 1 where the chosen side scores higher, one half for a tie."""
     difference = scores.score_chosen.to_numpy(float) - scores.score_rejected.to_numpy(float)
+    if bad := int((~np.isfinite(difference)).sum()):
+        raise ValueError(f"{bad} of {len(difference)} comparisons have no finite scores")
     correct: np.ndarray = (difference > 0) + 0.5 * (difference == 0)
     return correct
 

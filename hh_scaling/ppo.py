@@ -15,46 +15,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import PPOConfig, checkpoint_name
+from hh_scaling.crew import Crew
 from hh_scaling.data import gold_scorer
 from hh_scaling.losses import (
     gae,
     kl_k1,
-    kl_k3,
     masked_whiten,
-    policy_loss,
     token_rewards,
-    value_loss,
 )
 from hh_scaling.models import (
     check_length,
     describe,
-    forward_flops,
     load_causal_lm,
     load_tokenizer,
-    micro_batches,
     set_up,
 )
 from hh_scaling.pairs import encode
 from hh_scaling.policy_eval import Evaluation, Evaluator, Measures
+from hh_scaling.ppo_work import Models, Targets, Work, minibatch_gradient, roll_out, zero_value_head
 from hh_scaling.pretrain import save_model
 from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json
 from hh_scaling.rollout import (
     Sample,
-    Scored,
     StopText,
-    count_generation,
     end_tokens,
-    generate,
-    refresh,
-    response_forward,
-    sampling_copy,
-    score_responses,
+    response_mask,
 )
-from hh_scaling.scorers import ForeignPMScorer, PMScorer, load_pm_scorer, stream_seed
+from hh_scaling.scorers import load_pm_scorer, stream_seed
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import (
     Stopwatch,
@@ -68,20 +59,20 @@ from hh_scaling.training import (
 
 @dataclass
 class Trainer:
-    """Everything a PPO run holds: the trained policy with its value head, and the frozen models."""
+    """Everything a PPO run holds: its models, the work that is done in parts, the prompts."""
 
-    config: PPOConfig
-    policy: PreTrainedModel
-    value_head: nn.Linear
-    reference: PreTrainedModel
-    train_pm: PMScorer | ForeignPMScorer
-    tokenizer: Any
-    stop: StopText
+    models: Models
+    work: Work
     prompts: list[list[int]]
     out: StageWriter
 
-    def parameters(self) -> list[nn.Parameter]:
-        return [*self.policy.parameters(), *self.value_head.parameters()]
+    @property
+    def config(self) -> PPOConfig:
+        return self.models.config
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        return self.models.policy
 
 
 @dataclass(frozen=True)
@@ -89,10 +80,19 @@ class Batch:
     """A rollout with its targets; all tensors (B, R), response tokens only."""
 
     samples: list[Sample]
-    old: Scored
+    mask: Tensor
+    logprobs: Tensor  # by the policy that sampled
+    values: Tensor
     advantages: Tensor
     returns: Tensor
     stats: dict[str, float]
+
+    def targets(self, rows: list[int]) -> Targets:
+        """Of the samples of a minibatch."""
+        index = torch.tensor(rows)
+        mask = self.mask[index]
+        tensors = (self.logprobs, self.values, self.advantages, self.returns)
+        return Targets([self.samples[i] for i in rows], *(x[index][mask].numpy() for x in tensors))
 
 
 def run(config: PPOConfig, context: StageContext) -> StageResult:
@@ -101,7 +101,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     trainer, evaluator = build(config, context)
     diverged = train_policy(trainer, evaluator)
     out = context.out
-    save_model(trainer.policy, trainer.tokenizer, out.path / "model")
+    save_model(trainer.policy, trainer.models.tokenizer, out.path / "model")
     last = evaluator.history[-1]
     end = {"name": "end", "step": last.step, "samples": last.samples, "path": "model", **last.kl_entry()}
     write_json(out.path / "checkpoints.json", [*evaluator.kept, end])
@@ -126,16 +126,14 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     tokenizer = load_tokenizer(parents["policy"])
     policy = load_causal_lm(parents["policy"], compute=compute)
     reference = load_causal_lm(parents["policy"], compute=compute).requires_grad_(False)
-    value_head = nn.Linear(policy.config.hidden_size, 1).to(compute.device)
-    nn.init.zeros_(value_head.weight)
-    nn.init.zeros_(value_head.bias)
+    value_head = zero_value_head(policy, compute.device)
     measures = load_measures(config, context, tokenizer)
     check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")
     prompts = encode_prompts(tokenizer, list(table[table.split == "train"].prompt), training.max_prompt_tokens)
     stop = StopText(tokenizer, policy.config.vocab_size, end_tokens(tokenizer, policy))
-    train_pm = measures.pms["pm_train"]
-    trainer = Trainer(config, policy, value_head, reference, train_pm, tokenizer, stop, prompts, context.out)
+    models = Models(config, policy, value_head, reference, measures.pms["pm_train"], tokenizer, stop)
+    trainer = Trainer(models, Work(models, context.out), prompts, context.out)
     held_out = table[table.split == "held_out"].head(training.n_eval_prompts)
     evaluator = Evaluator(
         config, tokenizer, stop, held_out, encode_prompts(tokenizer, list(held_out.prompt), training.max_prompt_tokens),
@@ -163,31 +161,49 @@ def encode_prompts(tokenizer: Any, prompts: list[str], limit: int) -> list[list[
 
 def train_policy(trainer: Trainer, evaluator: Evaluator) -> str | None:
     """PPO (Bai et al. 2022, section 4); returns why the policy is called diverged, or None."""
-    config, training, out = trainer.config, trainer.config.training, trainer.out
-    optimizer = make_optimizer(trainer.parameters(), training.schedule)
-    sampler = sampling_copy(trainer.policy, config.compute)
-    first, stopwatch = resume(trainer, evaluator, optimizer), Stopwatch(training.checkpoint_seconds)
+    optimizer = make_optimizer(trainer.models.parameters(), trainer.config.training.schedule)
+    first = resume(trainer, evaluator, optimizer)
+    with trainer.work.crew() as crew:
+        return run_updates(trainer, evaluator, optimizer, crew, first)
+
+
+def run_updates(
+    trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW, crew: Crew, first: int
+) -> str | None:
+    """The updates from ``first`` on, with evaluations on the way and at the end."""
+    training, out = trainer.config.training, trainer.out
+    stopwatch = Stopwatch(training.checkpoint_seconds)
     for update in range(first, training.n_updates):
-        refresh(sampler, trainer.policy)
-        if update % training.eval_every == 0 and not evaluator.has(update):
-            evaluation = evaluator.evaluate(trainer.policy, sampler, update)
-            if reason := keep_or_stop(trainer, evaluator, evaluation):
-                return reason
-        batch = collect(trainer, sampler, update)
-        rate = learning_rate(training.schedule, trainer.policy.config.hidden_size, update, training.n_updates)
-        stats = {}
-        for minibatch in minibatches(
-            training.batch_size, training.minibatch_size, training.n_epochs, config.seed, update
-        ):
-            stats = ppo_step(trainer, batch, minibatch, update)
-            stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
+        due = update % training.eval_every == 0 and not evaluator.has(update)
+        if due and (reason := evaluate(trainer, evaluator, crew, update)):
+            return reason
+        stats = update_policy(trainer, optimizer, crew, update)
         samples = (update + 1) * training.batch_size
-        out.log({"type": "update", "step": update + 1, "samples": samples, **batch.stats, **stats, "lr": rate})
-        out.progress(update + 1, training.n_updates, f"score {batch.stats['score']:.2f} KL {batch.stats['kl_k1']:.2f}")
+        out.log({"type": "update", "step": update + 1, "samples": samples, **stats})
+        out.progress(update + 1, training.n_updates, f"score {stats['score']:.2f} KL {stats['kl_k1']:.2f}")
         if stopwatch.due():
             save_run_state(trainer, evaluator, optimizer, update)
-    refresh(sampler, trainer.policy)
-    return keep_or_stop(trainer, evaluator, evaluator.evaluate(trainer.policy, sampler, training.n_updates))
+    return evaluate(trainer, evaluator, crew, training.n_updates)
+
+
+def evaluate(trainer: Trainer, evaluator: Evaluator, crew: Crew, update: int) -> str | None:
+    """Measure the policy on the held-out prompts, keep it where that is wanted; says why it is called diverged."""
+    trainer.work.refresh()
+    with crew.resting():
+        evaluation = evaluator.evaluate(trainer.policy, trainer.work.sampler, update)
+    return keep_or_stop(trainer, evaluator, evaluation)
+
+
+def update_policy(trainer: Trainer, optimizer: torch.optim.AdamW, crew: Crew, update: int) -> dict[str, float]:
+    """A rollout and its epochs of minibatch steps; returns the rollout's and the last step's statistics."""
+    config, training = trainer.config, trainer.config.training
+    batch = collect(trainer, crew, update)
+    rate = learning_rate(training.schedule, trainer.policy.config.hidden_size, update, training.n_updates)
+    stats: dict[str, float] = {}
+    for rows in minibatches(training.batch_size, training.minibatch_size, training.n_epochs, config.seed, update):
+        stats = minibatch_gradient(crew, trainer.work, batch.targets(rows), update)
+        stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
+    return {**batch.stats, **stats, "lr": rate}
 
 
 def minibatches(batch_size: int, size: int, n_epochs: int, seed: int, update: int) -> list[list[int]]:
@@ -197,32 +213,27 @@ def minibatches(batch_size: int, size: int, n_epochs: int, seed: int, update: in
     return [list(part) for order in orders for part in np.array_split(order, max(1, batch_size // size))]
 
 
-def collect(trainer: Trainer, sampler: PreTrainedModel, update: int) -> Batch:
+def collect(trainer: Trainer, crew: Crew, update: int) -> Batch:
     """Sample one response a prompt, score it, and compute rewards, advantages and returns."""
     config, training = trainer.config, trainer.config.training
-    generator = torch.Generator(config.compute.device).manual_seed(stream_seed(config.seed, update, "rollout"))
-    samples = generate(
-        sampler, update_prompts(trainer.prompts, training.batch_size, config.seed, update),
-        rows=training.sample_rows, max_tokens=training.max_response_tokens, temperature=training.temperature,
-        tokenizer=trainer.tokenizer, stop=trainer.stop, generator=generator,
-    )  # fmt: skip
-    count_generation(trainer.policy, samples, trainer.out)
-    score = lambda model, head: score_responses(model, head, samples, training.temperature, config.compute, trainer.out)  # noqa: E731
-    old, ref = score(trainer.policy, trainer.value_head), score(trainer.reference, None)
-    scores = torch.from_numpy(trainer.train_pm(samples)).to(old.mask.device)
+    prompts = update_prompts(trainer.prompts, training.batch_size, config.seed, update)
+    rolled = roll_out(crew, prompts, update, trainer.out)
+    samples, scores = rolled.samples, torch.from_numpy(rolled.scores)
+    mask = response_mask(samples)
+    logprobs, values, reference = map(torch.from_numpy, (rolled.logprobs, rolled.values, rolled.reference))
     check_finite("score", float(scores.sum()), update)
     penalised = scores - training.missing_eos_penalty * torch.tensor([not s.ended for s in samples]).to(scores)
-    kl = kl_k1(old.logprobs, ref.logprobs) * old.mask
-    rewards = token_rewards(penalised, kl, old.mask, training.kl_coef)
-    advantages = gae(rewards, old.values, old.mask, training.gamma, training.gae_lambda)
-    returns = (advantages + old.values) * old.mask
+    kl = kl_k1(logprobs, reference) * mask
+    rewards = token_rewards(penalised, kl, mask, training.kl_coef)
+    advantages = gae(rewards, values, mask, training.gamma, training.gae_lambda)
+    returns = (advantages + values) * mask
     stats = {
         "score": scores.mean().item(),
         "kl_k1": kl.sum(1).mean().item(),
         "length": float(np.mean([len(s.response) for s in samples])),
         "ended": float(np.mean([s.ended for s in samples])),
     }
-    return Batch(samples, old, masked_whiten(advantages, old.mask), returns, stats)
+    return Batch(samples, mask, logprobs, values, masked_whiten(advantages, mask), returns, stats)
 
 
 def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update: int) -> list[list[int]]:
@@ -232,40 +243,6 @@ def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update:
     order = np.resize(rng.permutation(len(prompts)), per_pass * batch_size)
     start = (update % per_pass) * batch_size
     return [prompts[i] for i in order[start : start + batch_size]]
-
-
-def ppo_step(trainer: Trainer, batch: Batch, indices: list[int], update: int) -> dict[str, float]:
-    """Gradient of one minibatch's loss, a mean over its response tokens, in micro-batches; returns its statistics."""
-    training, compute = trainer.config.training, trainer.config.compute
-    n_tokens = int(batch.old.mask[torch.tensor(indices)].sum())
-    totals = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "kl_old_new": 0.0}
-    for group in micro_batches([len(batch.samples[i].ids) for i in indices], compute.micro_batch_tokens):
-        rows = torch.tensor([indices[i] for i in group])
-        mask = batch.old.mask[rows]
-        old_logprobs, old_values, advantages, returns = (
-            x[rows][mask] for x in (batch.old.logprobs, batch.old.values, batch.advantages, batch.returns)
-        )
-        samples = [batch.samples[i] for i in rows]
-        logprobs, values, _ = response_forward(
-            trainer.policy, trainer.value_head, samples, training.temperature, compute, with_entropy=False
-        )
-        surrogate = policy_loss(logprobs, old_logprobs, advantages, training.clip_range)
-        error = value_loss(values, old_values, returns, training.value_clip_range)
-        loss = (surrogate.sum() + training.value_coef * error.sum()) / n_tokens
-        check_finite("PPO loss", loss.item(), update)
-        loss.backward()
-        with torch.no_grad():
-            ratio = (logprobs - old_logprobs).exp()
-            totals["policy_loss"] += surrogate.sum().item()
-            totals["value_loss"] += error.sum().item()
-            totals["clip_fraction"] += ((ratio - 1).abs() > training.clip_range).sum().item()
-            totals["kl_old_new"] += (
-                kl_k3(old_logprobs, logprobs).sum().item()
-            )  # sampled by the old policy: it comes first
-        n_all = sum(len(s.ids) for s in samples)
-        flops = 3 * forward_flops(trainer.policy, n_all, n_all / len(samples), logits=len(logprobs))
-        trainer.out.count(n_all, flops)
-    return {name: total / n_tokens for name, total in totals.items()}
 
 
 # ---------------------------------------------------------------- checkpoints and resuming
@@ -281,7 +258,7 @@ def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation)
         name = checkpoint_name(wanted)
         if evaluation.sqrt_kl >= wanted and all(entry["name"] != name for entry in evaluator.kept):
             folder = trainer.out.path / "checkpoints" / name
-            save_model(trainer.policy, trainer.tokenizer, folder)
+            save_model(trainer.policy, trainer.models.tokenizer, folder)
             entry = {"name": name, "step": evaluation.step, "samples": evaluation.samples, **evaluation.kl_entry()}
             entry |= {"wanted": wanted, "path": f"checkpoints/{name}", "files": manifest(folder)}
             evaluator.kept.append(entry)
@@ -292,7 +269,7 @@ def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.opti
     """Weights, optimiser and all evaluations so far; random streams are functions of seed and update."""
     extra = {"kept": evaluator.kept, "history": [e.to_json() for e in evaluator.history]}
     with trainer.out.save_state(update + 1, extra) as folder:
-        head = {f"value_head.{k}": v for k, v in trainer.value_head.state_dict().items()}
+        head = {f"value_head.{k}": v for k, v in trainer.models.value_head.state_dict().items()}
         save_training_state(folder, trainer.policy, optimizer, **head)
         evaluator.save(folder)
 
@@ -303,7 +280,7 @@ def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW)
         return 0
     folder, meta = found
     extra = load_training_state(folder, trainer.policy, optimizer)
-    trainer.value_head.load_state_dict({k.removeprefix("value_head."): v for k, v in extra.items()})
+    trainer.models.value_head.load_state_dict({k.removeprefix("value_head."): v for k, v in extra.items()})
     evaluator.restore(folder, meta["extra"])
     attempt = folder.parent.parent
     for entry in evaluator.kept:

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
+from hh_scaling.decoding import decoder_of
 from hh_scaling.losses import entropy, token_logprobs
 from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right, round_up
 from hh_scaling.records import StageWriter
+from hh_scaling.response_logprobs import TokenLogprobs, entropies, packed_hidden, packs
 
 STOP_TEXT = "\n\nHuman:"
 
@@ -134,19 +136,15 @@ def generate_together(
         tokens[i, width - len(prompt) :] = torch.tensor(prompt)
         attention[i, width - len(prompt) :] = 1
     inputs, attention = tokens.to(device), attention.to(device)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
     rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
     alive = torch.ones(len(prompts), dtype=torch.bool)
     responses: list[list[int]] = [[] for _ in prompts]
     cuts: list[list[int]] = [[] for _ in prompts]
     ended, emitted = [False] * len(prompts), [False] * len(prompts)
-    cache = DynamicCache(config=model.config)
+    decoder = decoder_of(model, attention, max_tokens)
     for step in range(max_tokens):
-        logits = model(
-            input_ids=inputs, attention_mask=attention, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        ).logits[:, -1]
-        probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-        sampled = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        logits = decoder.read(inputs)
+        sampled = sample_tokens(logits, temperature, generator)
         at_end = torch.isin(sampled.cpu(), stop.ends)
         finished = at_end.clone()
         look = stop.may_end[sampled.cpu()] & alive
@@ -160,14 +158,23 @@ def generate_together(
         alive &= ~finished
         if not alive.any() or step == max_tokens - 1:
             break
-        inputs, positions = sampled[:, None], positions[:, -1:] + 1
-        attention = torch.cat([attention, torch.ones_like(inputs)], dim=1)
+        inputs = sampled[:, None]
         if alive.sum() <= 0.75 * len(alive):
             keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep.to(device))
-            inputs, positions, attention = inputs[keep], positions[keep], attention[keep]
-            rows, alive = rows[keep], alive[keep]
+            decoder.keep(keep.to(device))
+            inputs, rows, alive = inputs[keep], rows[keep], alive[keep]
     return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, cuts, strict=True)]
+
+
+def sample_tokens(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """(B,) one token a row from the softmax of (B, V) logits at a temperature, by one uniform number a row.
+
+    The sums of probabilities are in float64, so that rare tokens are as frequent as they should be.
+    """
+    sums = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=generator)
+    sampled = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)[:, 0]
+    return sampled.clamp(max=sums.shape[1] - 1)
 
 
 def count_generation(model: PreTrainedModel, samples: Sequence[Sample], out: StageWriter) -> None:
@@ -188,6 +195,17 @@ def response_positions(samples: Sequence[Sample], n_tokens: int, device: Any) ->
     return (target >= starts) & (target < ends)
 
 
+def response_hidden(model: PreTrainedModel, samples: Sequence[Sample], compute: Compute) -> Tensor:
+    """(N, d) last hidden states before each response token, sample by sample; one forward pass, packed if it can be."""
+    if packs(model, compute):
+        dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
+        return packed_hidden(model, [s.ids[:-1] for s in samples], [len(s.response) for s in samples], dtype)
+    tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
+    positions = response_positions(samples, tokens.shape[1], tokens.device)
+    with autocast(compute):
+        return hidden_states(model, tokens)[:, :-1][positions]
+
+
 def response_forward(
     model: PreTrainedModel,
     value_head: nn.Linear | None,
@@ -196,18 +214,24 @@ def response_forward(
     compute: Compute,
     with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(N,) log-probabilities, values and entropies of all response tokens, row after row; one padded forward pass.
+    """(N,) log-probabilities, values and entropies of all response tokens, row after row; one forward pass.
 
     Only response positions meet the output head: no tensor has all positions times the vocabulary.
     """
-    tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
-    positions = response_positions(samples, tokens.shape[1], tokens.device)
+    hidden = response_hidden(model, samples, compute)
+    targets = torch.tensor([token for s in samples for token in s.response], device=hidden.device)
+    if packs(model, compute):
+        dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
+        head = model.get_output_embeddings().weight
+        logprobs: Tensor = TokenLogprobs.apply(hidden, head, targets, temperature, dtype)
+        values = value_head(hidden).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
+        spread = entropies(hidden, head, temperature, dtype) if with_entropy else torch.zeros_like(logprobs)
+        return logprobs, values, spread
     with autocast(compute):
-        hidden = hidden_states(model, tokens)[:, :-1][positions]
         n = len(hidden)
         padded = F.pad(hidden, (0, 0, 0, round_up(n, 64) - n))  # few different heights, as with widths
         logits = model.get_output_embeddings()(padded)[:n]
-    logprobs = token_logprobs(logits, tokens[:, 1:][positions], temperature)
+    logprobs = token_logprobs(logits, targets, temperature)
     values = value_head(hidden.float()).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
     spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
     return logprobs, values, spread

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
@@ -20,6 +21,7 @@ from hh_scaling.estimates import clustered_mean
 from hh_scaling.inputs import DataError, numbered_objects
 from hh_scaling.models import ModelError, autocast, load_pretrained, micro_batches, set_up, with_pad_token
 from hh_scaling.pairs import encode
+from hh_scaling.pm_model import MAX_LENGTH, longest_text
 from hh_scaling.splits import conversation_id
 from hh_scaling.tree_scores import TreeScores, chains, score_trees
 
@@ -87,7 +89,15 @@ def in_parts(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 
 def score_rows(scorer: TextScorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """``{line, score}`` or ``{line, score_chosen, score_rejected, conversation}`` of each row."""
-    scores = iter(scorer([text for row in rows for text in row.texts]).tolist())
+    try:
+        scores = iter(scorer.together([row.texts for row in rows]).tolist())
+    except DataError:
+        for row in rows:  # which of them it was
+            try:
+                scorer.together([row.texts])
+            except DataError as error:
+                raise DataError(f"line {row.line}: {error}") from error
+        raise
     found = []
     for row in rows:
         if len(row.texts) == 1:
@@ -115,11 +125,14 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class TextScorer:
-    """(texts) -> (n,) scores. ``format`` says how a text becomes tokens; texts too long lose their beginning."""
+    """(texts) -> (n,) scores. ``format`` says how a text becomes tokens; texts too long lose their beginning.
+
+    A PM of this project reads a text as it read those it was trained on: cut to the same length in the same way.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, compute: Compute) -> None:
         self.model, self.tokenizer, self.compute = model, tokenizer, compute
-        self.max_length = int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
+        self.max_length = longest_text(model)
         self.n_truncated = 0
         self.prepare()
 
@@ -129,12 +142,26 @@ class TextScorer:
         self.scores = TreeScores(self.model, self.compute)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        parts = [part for text in texts for part in parted(text)]
-        encoded = encode(self.tokenizer, parts)
-        end = self.tokenizer.eos_token_id
-        ids = [prompt + response + [end] for prompt, response in zip(encoded[::2], encoded[1::2], strict=True)]
-        scores: np.ndarray = score_trees(self.scores, chains(self.cut(ids))).squeeze(1).numpy()
-        return scores
+        return self.together([(text,) for text in texts])
+
+    def together(self, groups: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """Scores of all texts, group by group; what a prompt loses is decided by the longest response of its group."""
+        encoded = encode(self.tokenizer, [part for group in groups for text in group for part in parted(text)])
+        sides = list(zip(encoded[::2], encoded[1::2], strict=True))
+        ids, place = [], 0
+        for group in groups:
+            ids += self.fitted(sides[place : place + len(group)])
+            place += len(group)
+        scores: np.ndarray = score_trees(self.scores, chains(ids)).squeeze(1).numpy()
+        return finite(scores)
+
+    def fitted(self, sides: Sequence[tuple[list[int], list[int]]]) -> list[list[int]]:
+        """(prompt, response) pairs with their end token within the PM's length; what was too long is counted."""
+        end, most = self.tokenizer.eos_token_id, self.max_length
+        longest = max(len(response) for _, response in sides)
+        self.n_truncated += sum(len(prompt) + longest + 1 > most for prompt, _ in sides)
+        room = max(0, most - 1 - longest)  # for the prompt
+        return [prompt[max(0, len(prompt) - room) :] + response[: most - 1] + [end] for prompt, response in sides]
 
     def cut(self, ids: Sequence[list[int]]) -> list[list[int]]:
         """Token ids within the model's context; what was too long is counted."""
@@ -150,8 +177,9 @@ class ForeignScorer(TextScorer):
         self.max_length = min(self.max_length, int(self.tokenizer.model_max_length))
         self.pad = padding(self.model, self.tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        return self.score_ids([self.tokens(text) for text in texts])
+    def together(self, groups: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """Scores of all texts, each by itself."""
+        return self.score_ids([self.tokens(text) for group in groups for text in group])
 
     @torch.no_grad()
     def score_ids(self, ids: Sequence[list[int]]) -> np.ndarray:
@@ -168,7 +196,7 @@ class ForeignScorer(TextScorer):
             with autocast(self.compute):
                 logits = self.model(input_ids=tokens, attention_mask=mask).logits
             scores[group] = logits[:, 0].float().cpu().numpy()
-        return scores
+        return finite(scores)
 
     @cached_property
     def marks(self) -> tuple[list[int], list[int]]:
@@ -197,8 +225,18 @@ class ForeignScorer(TextScorer):
 
     def chat_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """Chat messages by the model's template."""
-        chat: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        try:
+            chat: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        except TemplateError as error:
+            raise DataError(f"the model's chat template refuses this text ({error})") from error
         return chat
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+    """The scores; ModelError where one is not a finite number."""
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise ModelError(f"{bad} of {len(scores)} scores by the model are not finite numbers")
+    return scores
 
 
 def parted(transcript: str) -> tuple[str, str]:
@@ -258,6 +296,7 @@ def load_scorer(pm: str, compute: Compute, **options: Any) -> TextScorer:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{pm}: no tokenizer that can be loaded ({str(error).strip().splitlines()[0]})") from error
     model = model.to(compute.device)
+    own = own or hasattr(model.config, MAX_LENGTH)
     return TextScorer(model, with_pad_token(tokenizer), compute) if own else ForeignScorer(model, tokenizer, compute)
 
 

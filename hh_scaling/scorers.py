@@ -14,6 +14,7 @@ from hh_scaling.configs import Compute
 from hh_scaling.foreign_pm import scorer_of
 from hh_scaling.models import forward_flops, load_from_stage, load_tokenizer, same_tokenizer
 from hh_scaling.pairs import context_ids, encode
+from hh_scaling.pm_model import longest_text
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample
 from hh_scaling.score import CHAT, OWN, ForeignScorer, last_turn
@@ -39,7 +40,7 @@ class PMScorer:
         self.scores, self.tokenizer, self.out = TreeScores(model, compute), tokenizer, out
         self.policy_tokenizer = policy_tokenizer
         self.reencodes = not same_tokenizer(tokenizer, policy_tokenizer)
-        self.max_length = int(getattr(model.config, "max_position_embeddings", 1 << 20))
+        self.max_length = longest_text(model)
 
     def __call__(self, samples: Sequence[Sample]) -> np.ndarray:
         responses = [s.text_ids for s in samples]

@@ -22,6 +22,7 @@ from hh_scaling.packing import Packed, Tree, pack
 from hh_scaling.records import StageWriter
 from hh_scaling.tree_attention import hidden_at_ends
 
+BY_LENGTH = ("dynamic", "longrope")  # rotary embeddings that depend on the longest sequence of a batch
 TOLERANCE = 1e-3  # of a score in float32; a model that does not heed blocks or positions is off by more
 
 
@@ -41,7 +42,9 @@ class TreeScores:
         dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
         on_cpu = torch.device(compute.device).type == "cpu"
         self.packed = PackedLlama(model, dtype) if on_cpu and can_pack(model.base_model) else None
-        self.heeds_blocks: bool | None = None  # not tried yet
+        self.alone = depends_on_length(model)
+        self.heeds_blocks: bool | None = False if self.alone else None  # None: not tried yet
+        self.longest_tried = 0
 
     def __call__(self, trees: Sequence[Tree]) -> Tensor:
         """Scores in the given order; all trees have as many branches."""
@@ -66,7 +69,10 @@ class TreeScores:
         return scores[torch.argsort(packed.order).to(scores.device)]
 
     def plain(self, trees: Sequence[Tree]) -> Tensor:
-        """The same by padded passes over every sequence."""
+        """The same by padded passes over every sequence, one by one where a model needs that."""
+        if self.alone and len(trees) * len(trees[0].branches) > 1:
+            lone = [Tree(tree.trunk, (branch,)) for tree in trees for branch in tree.branches]
+            return torch.cat([self.plain([chain]) for chain in lone]).view(len(trees), -1)
         sequences = [tree.trunk + branch for tree in trees for branch in tree.branches]
         tokens, lengths = pad_right(sequences, self.model.config.pad_token_id or 0, self.compute.device)
         with autocast(self.compute):
@@ -76,24 +82,27 @@ class TreeScores:
 
     @torch.no_grad()
     def shares(self, trees: Sequence[Tree]) -> bool:
-        """Whether transformers' layers score this model's packed trees as its sequences alone; tried once, float32.
+        """Whether transformers' layers score this model's packed trees as its sequences alone; tried in float32.
 
-        Models whose forward pass makes its own mask or positions would silently give other numbers.
+        Models whose forward pass makes its own mask or positions would silently give other numbers, some of them on
+        long sequences alone: it is tried again where a tree is longer than all that were tried.
         """
-        if self.heeds_blocks is None:
-            few = sorted(trees, key=len)[:2]
+        in_order = sorted(trees, key=len)
+        if self.heeds_blocks is not False and len(in_order[-1]) > self.longest_tried:
+            few = [*in_order[:1], in_order[-1]]
+            self.longest_tried = len(in_order[-1])
             packed = pack(few, self.compute.device)
             with torch.autocast(torch.device(self.compute.device).type, enabled=False):
                 try:
                     together = self.in_order(packed, hidden_at_ends(self.model, packed))
-                except (TypeError, ValueError, IndexError, RuntimeError):
+                except (TypeError, ValueError, IndexError, RuntimeError, AttributeError):
                     self.heeds_blocks = False
                 else:
                     plain = TreeScores(self.model, self.compute.model_copy(update={"dtype": "float32"})).plain(few)
                     self.heeds_blocks = torch.allclose(together, plain, rtol=TOLERANCE, atol=TOLERANCE)
-        return self.heeds_blocks
+        return bool(self.heeds_blocks)
 
-    def count(self, trees: Sequence[Tree], out: StageWriter, passes: int = 1) -> None:
+    def count(self, trees: Sequence[Tree], out: StageWriter, passes: float = 1) -> None:
         """Add the trees' tokens and ``passes`` times a forward pass's operations to the stage's counters.
 
         Counted is what is computed: shared beginnings once, and in packed Llama layers the last one's queries and MLP
@@ -109,6 +118,13 @@ class TreeScores:
             n_ends = sum(len(tree.branches) for tree in trees)
             flops -= 2 * (n_tokens - n_ends) * self.packed.n_skipped
         out.count(n_tokens, passes * flops)
+
+
+def depends_on_length(model: PreTrainedModel) -> bool:
+    """Whether a sequence's positions are turned by angles that depend on what else is in its batch."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return any(kind.get("rope_type") in BY_LENGTH for kind in kinds)
 
 
 def batches(trees: Sequence[Tree], budget: int) -> Iterator[list[int]]:

@@ -39,9 +39,13 @@ def detectable(differences: Sequence[Row]) -> str:
 
 
 def tally(differences: Sequence[Row], above: str, below: str) -> str:
-    """How many of several differences lie measurably on each side: "2 of 9 are measurably lower and 0 higher"."""
-    count = {side: sum(sign(d) == side for d in differences) for side in (1, -1)}
-    return f"{count[-1]} of {len(differences)} are measurably {below} and {count[1]} {above}"
+    """How many of several differences lie measurably on each side: "2 of 9 are measurably lower and 0 higher"; those of
+    unknown interval are not among them."""
+    known = [d for d in differences if d.get("low") is not None]
+    count = {side: sum(sign(d) == side for d in known) for side in (1, -1)}
+    unknown = len(differences) - len(known)
+    more = f" ({unknown} more of unknown interval)" if unknown else ""
+    return f"{count[-1]} of {len(known)} are measurably {below} and {count[1]} {above}{more}"
 
 
 def value_words(change: Row) -> str:

@@ -19,6 +19,7 @@ def left_out_sentences(results: Row) -> list[str]:
     """Comparisons dropped, stages missing or diverged, checkpoints and tasks that could not be used, failed fits."""
     lines = [
         _dropped(results),
+        _votes_left_out(results),
         _excluded(results),
         _unresolved(results),
         _uninformative(results),
@@ -34,6 +35,13 @@ def _dropped(results: Row) -> str:
         return ""
     reasons = f": {join_words([f'{n:,} {reason}' for reason, n in dropped.items()])}" if dropped else ""
     return f"Of {data['n_rows']:,} comparisons read, {data['n_rows'] - data['n_kept']:,} were dropped{reasons}."
+
+
+def _votes_left_out(results: Row) -> str:
+    """A question's answers and their pairs are counted apart, so there is no number that these are of."""
+    votes = (results.get("data") or {}).get("votes") or {}
+    dropped = [f"{int(n):,} {reason}" for reason, n in (votes.get("dropped") or {}).items() if n]
+    return f"Besides {votes['n_kept']:,} votes there were, left out: {join_words(dropped)}." if dropped else ""
 
 
 def _excluded(results: Row) -> str:
@@ -115,7 +123,8 @@ def method_sentences(results: Row) -> list[str]:
         "Intervals are 95 %, from t with standard errors clustered by conversation, prompt or document; where several "
         "runs met the same items, items and runs are crossed. With two seeds the training variance is barely known and "
         "intervals are wide; with one they are conditional on that run. Slopes with size have base models as clusters "
-        "and t on their number less two; where seeds share a base, other intervals leave out how bases vary."
+        "and t on their number less two. Seeds of one base are one cluster; with one base alone they are clusters, and "
+        "intervals are given that base."
     )
     return [line for line in lines if line]
 
@@ -125,9 +134,10 @@ def _further(results: Row) -> list[str]:
     lines = []
     if rows_of(results, "pm_turns") or rows_of(results, "pm_floor"):
         lines.append(
-            "How preference models score is measured on those trained on the largest number of comparisons at their "
-            "size, pooled over runs. Lengths match where they differ by at most a tenth of the longer. The last class "
-            "of turns holds all later ones once few conversations reach them. For densities and thresholds each "
+            "How preference models score is measured on those trained on the largest number of comparisons that every "
+            "size has, pooled over runs. Differences between turns are taken within tranches, which differ in turns "
+            "and in how easy they are. Lengths match where they differ by at most a tenth of the longer. The last "
+            "class of turns holds all later ones once few conversations reach them. For densities and thresholds each "
             "preference model's mean over the held-out responses is subtracted. Score differences are binned by their "
             "own quantiles."
         )
@@ -135,7 +145,14 @@ def _further(results: Row) -> list[str]:
         lines.append(
             "A comparison counts as helpful or harmless by the start of its tranche's name. Mixtures have the same "
             "number of comparisons in all; weights apply to the data as they come. The mean accuracy gives both kinds "
-            "one half whatever their numbers."
+            "one half whatever their numbers. The best mixture of a size is chosen on one half of the conversations "
+            "and compared on the other, both ways."
+        )
+    if rows_of(results, "pm_pretraining") or rows_of(results, "pm_extra"):
+        lines.append(
+            "Votes are a second set of comparisons, none of them on a question that held-out or gold comparisons ask. "
+            "Models with and without them are of the train half and learn the same comparisons by the same rule; votes "
+            "add steps. Their votes were drawn once, so intervals leave out how another draw would change them."
         )
     if rows_of(results, "pm_probes"):
         lines.append(
@@ -148,7 +165,8 @@ def _further(results: Row) -> list[str]:
     if lines or rows_of(results, "pm_curve"):
         lines.append(
             "Detectable is the smallest true difference that a two-sided 5 % test finds with 80 % power: se · "
-            "(t(.975) + t(.80)), 2.8 standard errors with many degrees of freedom."
+            "(t(.975) + t(.80)), 2.8 standard errors with many degrees of freedom. Where Holm adjusts p over m tests "
+            "(learning rates, tasks) .975 becomes 1 − .025/m, the level of its first rejection."
         )
     return lines
 
@@ -229,7 +247,7 @@ def _tax(results: Row) -> str:
         "Tax = before − after on the same items (after − before where lower is better), divided by 1 − chance; "
         "positive is a cost. A task counts as equivalent if the 90 % interval lies within the margin "
         f"({join_words(margins)}), else as tax or bonus if p < .05 after Holm's adjustment over the tasks of a "
-        "size, else as inconclusive. What is detectable is se · (t(.975) + t(.80)), before Holm's adjustment. Means, "
+        "size, else as inconclusive. What is detectable is se · (t(1 − .025/m) + t(.80)) with m tasks. Means, "
         "trends and claims take tasks at least four standard errors above chance before RLHF (a score just above two "
         "was likely lucky and would fall back), give them equal weight, take the tasks that all sizes share where "
         "these are two or more, and leave out policies that collapsed at the end."

@@ -46,15 +46,14 @@ def pm_data_table(results: Row) -> pd.DataFrame:
 
 
 def _curve_rows(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Along the pass of each size, and at the same numbers the passes of their own; the pass's end is one of them."""
+    """Along the train half's pass of each size, and at the same numbers the passes of their own, of both halves as the
+    laws have them; the pass's end is one of them."""
     out: list[dict[str, Any]] = []
     for row in sorted(curve, key=lambda row: (GROUPS.index(row["group"]), row["n_params"], row["model"], row["pairs"])):
         shared = {**_place(row, row["group"]), "x": row["pairs"]}
         out.append({**shared, "layer": "curve", **accuracy_cells(row)})
-        own = row["accuracy"] if row["at_end"] else row.get("separate")
-        if has_value(own):
-            at = row["pairs"] if row["at_end"] else row["n_comparisons"]
-            out.append({**shared, "x": at, "layer": "point", **accuracy_cells({"accuracy": own})})
+        if has_value(own := row.get("separate")):
+            out.append({**shared, "x": row["n_comparisons"], "layer": "point", **accuracy_cells({"accuracy": own})})
     return out
 
 

@@ -6,6 +6,7 @@ from reports import (
     pm_data_figures,
     pm_figures,
     pm_mixing_figures,
+    pm_pretraining_figures,
     pm_probe_figures,
     pm_score_figures,
     rate_figures,
@@ -19,8 +20,9 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy against data and against size",
         caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves, with 95 % intervals "
         "where there are any, small dots single preference models. Lines are log-linear fits inside the range "
-        "of their data: left one a size, right the joint fit in size and data; dashed, where it could be determined, a "
-        "law that levels off. All are judged on the same held-out comparisons.",
+        "of their data: left one a size, right the joint fit in size and data; dashed, where its limit was found and "
+        "its AICc is clearly lower than the log-linear law's, a law that levels off. All are judged on the same "
+        "held-out comparisons.",
         why_empty="no preference model was trained and scored on held-out comparisons.",
         table=pm_figures.pm_accuracy_table,
         draw=pm_figures.draw_pm_accuracy,
@@ -42,13 +44,39 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy by kind of comparison and number trained on",
         caption="After figure 31 of Bai et al. (2022). Points are preference models trained on that many comparisons, "
         "means over runs with 95 % intervals (by tranche over conversations alone). Thin lines, where the pass "
-        "over the largest number was also scored on its way, are that one pass. Bands are the log-linear laws of "
-        "all comparisons with the 95 % interval of the mean; dashed, where it could be determined, a law that "
-        "levels off.",
+        "over the largest number was also scored on its way, are that one pass of the train half. Points and laws are "
+        "of both halves. Bands are the log-linear laws of all comparisons with the 95 % interval of the mean; dashed, "
+        "where its limit was found and its AICc is clearly lower than the log-linear law's, a law that levels off.",
         why_empty="the held-out comparisons are of one kind and no pass was scored on the way.",
         table=pm_data_figures.pm_data_table,
         draw=pm_data_figures.draw_pm_data,
         columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="pm-pretraining",
+        section="pm",
+        title="Preference-model accuracy with and without pretraining on votes",
+        caption="The same comparisons, of the train half, learned from a fresh score head and from a preference model "
+        "of votes, its head included. Means over runs with 95 % intervals; the table has the differences, "
+        "paired by comparison and run, and what the votes alone have taught.",
+        why_empty="no preference model was pretrained on votes beside one that was not.",
+        table=pm_pretraining_figures.pretraining_table,
+        draw=pm_pretraining_figures.draw_pretraining,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
+        name="figure-20-pm-extra",
+        section="pm",
+        title="Preference-model accuracy with a second set of comparisons mixed in",
+        caption="After figure 20 of Bai et al. (2022), judged on held-out comparisons of the first set. Votes are "
+        "learned besides the same comparisons, in one pass; the share counts them against the comparisons. Left means "
+        "over runs with 95 % intervals, right the differences from none, paired by held-out comparison and run.",
+        why_empty="no votes were mixed into a preference model's comparisons.",
+        table=pm_pretraining_figures.extra_table,
+        draw=pm_pretraining_figures.draw_extra,
+        columns=2,
         optional=True,
     ),
     FigureSpec(
@@ -136,7 +164,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy against the mixture of helpful and harmless comparisons",
         caption="After figure 19 of Bai et al. (2022). Preference models trained on the same number of comparisons, of "
         "which a part is harmless ones and the rest helpful ones, tested on each kind; means over runs with 95 % "
-        "intervals. Below, the same divided by the best mixture of the size, whose lead is partly luck.",
+        "intervals. Below, the same divided by the best mixture of the size, chosen on one half of the "
+        "conversations and compared on the other, both ways.",
         why_empty="no preference model was trained on a mixture of its own.",
         table=pm_mixing_figures.shares_table,
         draw=pm_mixing_figures.draw_grid,
@@ -148,7 +177,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         section="mixing",
         title="Mean accuracy over both kinds against the mixture",
         caption="After figure 26 of Bai et al. (2022). Mean of the accuracies on helpful and on harmless comparisons, "
-        "each kind with weight one half; on the right divided by the best mixture of the size.",
+        "each kind with weight one half; on the right divided by the best mixture of the size, chosen on one half of "
+        "the conversations and compared on the other, both ways.",
         why_empty="no preference model was trained on a mixture of its own.",
         table=pm_mixing_figures.shares_mean_table,
         draw=pm_mixing_figures.draw_grid,

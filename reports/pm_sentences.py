@@ -23,9 +23,9 @@ def _known(rows: Sequence[Row], key: str) -> list[Row]:
 
 
 def _largest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the largest size."""
-    most = max((row["n_params"] for row in rows), default=None)
-    return [row for row in rows if row["n_params"] == most]
+    """The rows of the largest size; of several models as large, of the last by name."""
+    most = max(((row["n_params"], row["model"]) for row in rows), default=None)
+    return [row for row in rows if (row["n_params"], row["model"]) == most]
 
 
 # ---------------------------------------------------------------- levels and data
@@ -59,9 +59,10 @@ def _below_ceiling(results: Row, cell: Row) -> str:
     gaps = [row["bayes_gap"] for row in _known(pms_of_cell(results, cell), "bayes_gap")]
     if not gaps:
         return ""
-    below = sum(sign(gap) == 1 for gap in gaps)
+    known = [gap for gap in gaps if gap.get("low") is not None]
+    below = sum(sign(gap) == 1 for gap in known)
     return (
-        f"Of these, {below} of {len(gaps)} stay measurably below the Bayes ceiling of the same comparisons: "
+        f"Of these, {below} of {len(known)} stay measurably below the Bayes ceiling of the same comparisons: "
         f"{_ends(gaps, signed=True)}."
     )
 
@@ -96,8 +97,8 @@ def _turns(results: Row) -> str:
     named = [(f"turn {row['label']}", row["minus_first"]) for row in last]
     every = tally([row["minus_first"] for row in rows], "higher", "lower")
     return (
-        f"Against the first turn, accuracy at {last[0]['model']} is {changes(named, 'higher', 'lower')}. Over all "
-        f"sizes and later turns {every}."
+        f"Against the first turn, within tranches, accuracy at {last[0]['model']} is "
+        f"{changes(named, 'higher', 'lower')}. Over all sizes and later turns {every}."
     )
 
 
@@ -120,13 +121,18 @@ def _slopes(results: Row) -> str:
     most = {row["model"]: row for row in sorted(rows, key=lambda row: (row["n_params"], row["n_comparisons"]))}
     if not most:
         return ""
-    words = {1: "under-confident", -1: "over-confident", 0: "not measurably either"}
     parts = [
         f"{row['model']} {format_estimate({**row['calibration_slope'], 'n': None})} "
-        f"({words[sign(less_one(row['calibration_slope']) or {})]})"
+        f"({_confidence(less_one(row['calibration_slope']) or {})})"
         for row in most.values()
     ]
     return f" Calibration slopes: {join_words(parts)}."
+
+
+def _confidence(slope_less_one: Row) -> str:
+    if slope_less_one.get("low") is None:
+        return "of unknown interval"
+    return {1: "under-confident", -1: "over-confident", 0: "not measurably either"}[sign(slope_less_one)]
 
 
 def _floor(results: Row) -> list[str]:
@@ -183,19 +189,13 @@ def mixing_sentences(results: Row) -> list[str]:
 def _one_sided(results: Row, trained: str, tested: str, share: float) -> str:
     """How preference models trained on one kind alone do on the other, against chance."""
     rows = [row for row in _known(rows_of(results, "pm_shares"), "accuracy") if row["group"] == tested]
-    named = [(str(row["model"]), _from_chance(row["accuracy"])) for row in rows if row["helpful_share"] == share]
+    named = [(str(row["model"]), row.get("minus_chance") or {}) for row in rows if row["helpful_share"] == share]
     if not named:
         return ""
     return (
         f"Trained on {trained} comparisons alone, accuracy on {tested} ones minus one half (chance) is "
         f"{changes(named, 'above 0', 'below 0')}."
     )
-
-
-def _from_chance(accuracy: Row) -> dict[str, Any]:
-    """An accuracy as a difference from one half; detectable at 2.8 standard errors."""
-    ends = {key: None if accuracy.get(key) is None else accuracy[key] - 0.5 for key in ("value", "low", "high")}
-    return {**accuracy, **ends, "mde": None if accuracy.get("se") is None else 2.8 * accuracy["se"]}
 
 
 def _best_mixture(results: Row) -> str:
@@ -209,7 +209,7 @@ def _best_mixture(results: Row) -> str:
         (_percent(row["helpful_share"]), less_one(row["relative"]) or {})
         for row in sorted(last, key=lambda row: -row["helpful_share"])
         if row["helpful_share"] != row["best_share"]
-    ]
+    ]  # chosen and compared on different conversations, both ways
     text = f" Relative to the best at {last[0]['model']}, the mean is {changes(others, 'higher', 'lower')}."
     return (
         "The mean accuracy over both kinds is highest with this part of harmless comparisons: "

@@ -160,7 +160,7 @@ def tax_rows_table(results: Row) -> HtmlTable:
     head = ["model", "task", "taken", "before RLHF", "after", "tax", "normalised tax (points)", "p (Holm)"]
     return HtmlTable(
         "Alignment tax by task; positive is a cost",
-        [*head, "detectable (80 % power, before Holm's adjustment)", "items, seeds", "verdict", "note"],
+        [*head, "detectable (80 % power, at Holm's level)", "items, seeds", "verdict", "note"],
         rows,
         empty="No benchmark was taken both before and after RLHF.",
         verdicts=(10,),

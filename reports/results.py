@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.pm_saturation import BETTER
+
 SCHEMA = 1
 Row = Mapping[str, Any]
 
@@ -115,12 +117,13 @@ def joint_fit(results: Row) -> dict[str, Any] | None:
 
 
 def saturating_fit(results: Row, group: str, x: Sequence[str]) -> dict[str, Any] | None:
-    """Accuracy as the law that levels off at p_inf, only where a limit was found: p_inf's interval ends below 1."""
+    """Accuracy as the law that levels off at p_inf, only where a limit was found (p_inf's interval ends below 1) and
+    its AICc is clearly lower than that of the log-linear law on the same points."""
     fit = find_fit(results, "pm-accuracy", group, x, "accuracy")
     if fit is None or fit["status"] != "ok" or not usable(fit):
         return None
-    high = fit["params"]["p_inf"].get("high")
-    return fit if high is not None and high < 1 else None
+    high, delta = fit["params"]["p_inf"].get("high"), fit.get("delta_aicc")
+    return fit if high is not None and high < 1 and delta is not None and delta <= -BETTER else None
 
 
 def slope_fit(results: Row, model: str, score: str) -> dict[str, Any] | None:

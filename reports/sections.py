@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from reports import (
     method,
+    pm_pretraining_sentences,
     pm_probe_sentences,
     pm_sentences,
     pm_tables,
@@ -99,12 +101,20 @@ def model_notes(results: Row) -> list[ModelNote]:
 
 def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
     """Every section of the page, in order; ``figures`` maps the names of the registry to shown figures."""
+    every = [*_pm_sections(results, figures), *_policy_sections(results, figures), *_account_sections(results, figures)]
+    return [section for section in every if section.sentences or section.figures or section.id not in OPTIONAL]
 
-    def shown(section: Section) -> list[Any]:
-        here = [spec for spec in FIGURES if spec.section == section]
-        return [figures[spec.name] for spec in here if figures[spec.name].svg or not spec.optional]
 
-    every = [
+def shown_in(figures: Mapping[str, Any], section: Section) -> list[Any]:
+    """The figures of a section, without optional ones that have nothing to show."""
+    here = [spec for spec in FIGURES if spec.section == section]
+    return [figures[spec.name] for spec in here if figures[spec.name].svg or not spec.optional]
+
+
+def _pm_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
+    """What was found, and preference models."""
+    shown = partial(shown_in, figures)
+    return [
         ReportSection(
             "found",
             "What was found",
@@ -115,12 +125,17 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ReportSection(
             "pm",
             "Preference models",
-            sentences=[*sentences.pm_sentences(results), *pm_sentences.data_sentences(results)],
+            sentences=[
+                *sentences.pm_sentences(results),
+                *pm_sentences.data_sentences(results),
+                *pm_pretraining_sentences.pretraining_sentences(results),
+            ],
             figures=shown("pm"),
             tables=[
                 result_tables.trend_table(results),
                 result_tables.pm_table(results),
                 *pm_tables.data_tables(results),
+                *pm_pretraining_sentences.pretraining_tables(results),
             ],
         ),
         ReportSection(
@@ -137,6 +152,13 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
             figures=shown("mixing"),
             tables=pm_tables.mixing_tables(results),
         ),
+    ]
+
+
+def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
+    """Policies, their tax, and learning rates."""
+    shown = partial(shown_in, figures)
+    return [
         ReportSection(
             "frontier",
             "Reward against √KL",
@@ -158,6 +180,12 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
             figures=shown("rates"),
             tables=pm_tables.rate_tables(results),
         ),
+    ]
+
+
+def _account_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
+    """Samples, what was left out, how it was measured, what it cost."""
+    return [
         samples_section(results),
         ReportSection(
             "left-out",
@@ -173,7 +201,6 @@ def build_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSecti
         ),
         ReportSection("stages", "Stages and cost", tables=[tables.models_table(results), tables.stages_table(results)]),
     ]
-    return [section for section in every if section.sentences or section.figures or section.id not in OPTIONAL]
 
 
 def not_drawn(figures: Mapping[str, Any]) -> list[str]:

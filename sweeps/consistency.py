@@ -24,6 +24,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
     yield from rate_problems(study)
     if study.pm is not None:
         yield from pm_problems(study.pm)
+    yield from votes_problems(study)
     yield from stage_problems(study, names)
     yield from task_problems(study)
 
@@ -78,6 +79,8 @@ def length_problems(study: Study) -> Found:
     lengths: dict[KeyPath, int] = {("base", "context"): study.base.context}
     if study.reference.kind == "sft":
         lengths["reference", "max_length"] = study.reference.max_length
+    if study.pmp is not None:
+        lengths["pmp", "max_length"] = study.pmp.max_length
     if study.pm is not None:
         lengths["pm", "max_length"] = study.pm.max_length
     if study.ppo is not None:
@@ -102,17 +105,19 @@ def rate_problems(study: Study) -> Found:
             yield (name, "rate_factor"), "names a number twice"
         if section.schedule.rate_factor != 1:
             yield (name, "schedule", "rate_factor"), f"is made from {name}.rate_factor, the list of those to try"
-    if study.reference.schedule.rate_factor != 1:
-        yield ("reference", "schedule", "rate_factor"), "cannot be varied (allowed: rate_factor of base, pm or ppo)"
+    fixed = {"reference": study.reference, "pmp": study.pmp}
+    for name, other in fixed.items():
+        if other is not None and other.schedule.rate_factor != 1:
+            yield (name, "schedule", "rate_factor"), "cannot be varied (allowed: rate_factor of base, pm or ppo)"
     if other_rates(study.base) and all(entry.n_params is None for entry in study.sizes):
         yield ("base", "rate_factor"), "varies how rungs are trained, but no size is one (allowed: 1)"
 
 
 def pm_problems(pm: PMSection) -> Found:
     """Numbers, shares and weights that repeat or do not go together."""
-    for key in ("n_comparisons", "helpful_share", "harmless_weight"):
+    for key in ("n_comparisons", "helpful_share", "harmless_weight", "extra_share", "pretrained"):
         if len(set(getattr(pm, key))) < len(getattr(pm, key)):
-            yield ("pm", key), "names a number twice"
+            yield ("pm", key), f"names a {'value' if key == 'pretrained' else 'number'} twice"
     if pm.helpful_share and largest_count(pm) is None:
         yield ("pm", "helpful_share"), "needs a number as the largest of pm.n_comparisons, which has all"
     if pm.learning_curve and len(pm.n_comparisons) < 2:
@@ -121,6 +126,39 @@ def pm_problems(pm: PMSection) -> Found:
         yield ("pm", "learning_curve"), f"follows a single pass, pm.n_epochs is {pm.n_epochs} (allowed: 1)"
     if pm.eval_at:
         yield ("pm", "eval_at"), "is made from pm.n_comparisons; --set pm.learning_curve=true"
+
+
+def votes_problems(study: Study) -> Found:
+    """A second set of comparisons from nowhere or from two places, and what needs one or more of it than there is."""
+    votes, pm, pmp = study.data.votes, study.pm, study.pmp
+    made = study.world.n_votes if study.world is not None else 0
+    if votes is not None and bool(votes.path) == bool(votes.hub):
+        yield ("data", "votes"), f"has {'both' if votes.hub else 'neither'} of path and hub (allowed: exactly one)"
+    if votes is not None and made:
+        yield ("data", "votes"), "is given, but the world makes votes too (allowed: one of them; world.n_votes: 0)"
+    if pmp is not None and pmp.eval_at:
+        yield ("pmp", "eval_at"), "is for preference models alone, by pm.learning_curve (allowed: an empty list)"
+    if pm is None:
+        return
+    if True in pm.pretrained and pmp is None:
+        yield ("pm", "pretrained"), "has true, but there is no pmp section that says how; --set pmp={}"
+    most = largest_count(pm)
+    wanted: dict[KeyPath, int | None] = {}
+    if True in pm.pretrained:
+        wanted["pm", "pretrained"] = pmp.n_comparisons if pmp is not None else None
+    if any(pm.extra_share):
+        wanted["pm", "extra_share"] = None if most is None else round(max(pm.extra_share) * most)
+    for share in pm.extra_share if most is not None else ():
+        if share and most and not round(share * most):
+            yield (
+                ("pm", "extra_share"),
+                f"has {share:g}, which is no vote beside {most} (allowed: 0, or {1 / most:g} to 1)",
+            )
+    for key, n in wanted.items():
+        if votes is None and not made:
+            yield key, f"needs votes; --set {'world.n_votes=10k' if study.world is not None else 'data.votes=FILE'}"
+        elif votes is None and n is not None and n > made:
+            yield key, f"needs {n} votes (allowed: at most world.n_votes, {made})"
 
 
 def stage_problems(study: Study, names: list[str]) -> Found:
@@ -163,8 +201,15 @@ def oddities(study: Study) -> Iterator[str]:
     """What is allowed but probably not meant, one line each."""
     if study.data.gold_fraction and gold_source(study) != "largest":
         yield "data.gold_fraction: keeps comparisons that nothing is trained on; --set ppo.gold=largest uses them"
+    starts, mixed = (study.pm.pretrained, study.pm.extra_share) if study.pm is not None else ((), ())
+    if study.pmp is not None and True not in starts:
+        yield "pmp: no preference model starts from it, so none is made; --set 'pm.pretrained=[false, true]'"
+    votes = study.data.votes is not None or (study.world is not None and study.world.n_votes > 0)
+    if votes and True not in starts and not any(mixed):
+        yield "votes: nothing is trained on them; --set 'pm.pretrained=[false, true]' or pm.extra_share=1 uses them"
     cores = os.cpu_count() or 1
-    sections = [study, study.base, study.reference, study.pm, study.ppo, study.benchmarks, *study.sizes]
+    models = [study.base, study.reference, study.pmp, study.pm, study.ppo]
+    sections = [study, *models, study.benchmarks, *study.sizes]
     wanted = max((s.compute.threads or 0 for s in sections if s is not None), default=0)
     if wanted > cores:
         yield f"compute.threads: {wanted} threads, this machine has {cores} cores; stages will be slower, not wrong"

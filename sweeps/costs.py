@@ -18,6 +18,7 @@ from hh_scaling.configs import (
     DataConfig,
     ForeignPMConfig,
     PMConfig,
+    PMPConfig,
     PPOConfig,
     ReferenceConfig,
     TokenizerConfig,
@@ -32,6 +33,7 @@ ASSUMED = (
 )
 FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
 CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+HUB_BYTES = 3e8  # of a data set on the hub
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
 ACTIVATION_BYTES = (
     34  # a token, layer and unit of width, kept for the backward pass in 16 bits (34 s b h without attention)
@@ -59,7 +61,7 @@ class Sizing:
     shape: ModelShape
     scorer: ModelShape  # of the train preference model, which may be of another size
     followers: tuple[ModelShape, ...]  # of those that score evaluations alone: test, gold
-    n_pairs: float  # in a half, where a stage takes all
+    n_pairs: float  # in its part, where a stage takes all
     n_held_out: float  # comparisons
 
 
@@ -107,12 +109,14 @@ def training_memory(shape: ModelShape, micro_tokens: float, logits: bool, traine
 def data_cost(config: DataConfig, sizing: Sizing | None) -> Cost:
     """Generating a world's text, or reading, splitting and writing the files."""
     if config.world is not None:
-        size = 6.0 * config.world.n_text_tokens + 500.0 * config.world.n_comparisons
+        n_comparisons = config.world.n_comparisons + config.world.n_votes
+        size = 6.0 * config.world.n_text_tokens + 500.0 * n_comparisons
         return Cost(tokens=config.world.n_text_tokens, disk_bytes=size, fixed_seconds=1 + size / 1.5e6)
-    files = [*(config.comparisons.files if config.comparisons else ())]
+    files = [file for source in (config.comparisons, config.votes) if source for file in source.files]
     files += [*config.text.files, *config.text.held_out] if config.text else []
     size = sum(file.bytes * (3.0 if file.name.endswith((".gz", ".xz")) else 1.0) for file in files)
-    size = size or 3e8  # a hub's data set
+    hubs = [source for source in (config.comparisons, config.votes) if source is not None and source.hub is not None]
+    size = size + HUB_BYTES * len(hubs) or HUB_BYTES
     return Cost(disk_bytes=size, memory_bytes=PROCESS_BYTES + 3 * size, fixed_seconds=2 + size / 2e7)
 
 
@@ -156,11 +160,12 @@ def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
     )
 
 
-def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
+def pm_cost(config: PMConfig | PMPConfig, sizing: Sizing) -> Cost:
     """One pass over the pairs (lower layers forward only where they are frozen), and scores of the held-out ones at
     its end and at every point of ``eval_at``; a pair's prompt is computed once."""
     shape, training = sizing.shape, config.training
-    n_pairs = (config.n_comparisons or sizing.n_pairs) * training.n_epochs
+    more = 1 + (config.extra_share if isinstance(config, PMConfig) else 0)
+    n_pairs = (config.n_comparisons or sizing.n_pairs) * more * training.n_epochs
     n_scored = sizing.n_held_out * (1 + len(training.eval_at))
     pair_tokens = (2 - PROMPT_SHARE) * training.max_length * FILL
     trained = min(1.0, (training.trainable_layers or shape.n_layers) / shape.n_layers)
@@ -168,11 +173,12 @@ def pm_cost(config: PMConfig, sizing: Sizing) -> Cost:
     tokens = pair_tokens * (n_pairs + n_scored)
     batch_tokens = min(training.batch_size * pair_tokens / FILL, config.compute.micro_batch_tokens)
     passes = (1 + 2 * trained) * n_pairs * pair_tokens + n_scored * pair_tokens
+    crew = 4.0 * trained * shape.n_params_total * (config.compute.threads - 1)  # a gradient for each further process
     return Cost(
         tokens=tokens,
         flops=pair_tokens * flops * (n_pairs * (1 + 2 * trained) + n_scored),
         layer_passes=passes / (batch_tokens * FILL) * shape.n_layers,
-        memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained),
+        memory_bytes=training_memory(shape, batch_tokens, logits=False, trained=trained) + crew,
         disk_bytes=4.0 * shape.n_params_total + 200.0 * n_scored,
     )
 
@@ -201,12 +207,14 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     sampling_steps = (training.n_updates + n_evals) * (training.max_response_tokens + 2)
     micro = config.compute.micro_batch_tokens
     models = 4.0 * (shape.n_params_total * 2 + sum(other.n_params_total for other in (pm, *sizing.followers)))
+    # For each further process a gradient and a sampling copy in 16 bits.
+    crew = 6.0 * shape.n_params_total * (config.compute.threads - 1)
     return Cost(
         tokens=rollouts * response + trained * length,
         flops=flops,
         layer_passes=sampling_steps * shape.n_layers + (3 * trained + 4 * rollouts) * length / micro * shape.n_layers,
         bytes_read=sampling_steps * 2.0 * shape.n_params_total,
-        memory_bytes=training_memory(shape, micro, logits=True) + models,
+        memory_bytes=training_memory(shape, micro, logits=True) + models + crew,
         disk_bytes=4.0 * shape.n_params_total * (1 + len(training.keep_sqrt_kl))
         + 600.0 * n_evals * training.n_eval_prompts,
         fixed_seconds=1.0,
@@ -235,6 +243,7 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "TokenizerConfig": tokenizer_cost,
     "BaseConfig": base_cost,
     "ReferenceConfig": reference_cost,
+    "PMPConfig": pm_cost,
     "PMConfig": pm_cost,
     "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
@@ -15,8 +15,6 @@ from hh_scaling.configs import (
     DataConfig,
     ForeignPMConfig,
     Half,
-    PMConfig,
-    PMTraining,
     PPOConfig,
     PPOTraining,
     ReferenceConfig,
@@ -25,17 +23,25 @@ from hh_scaling.configs import (
 )
 from hh_scaling.stages import KINDS
 from sweeps.check import LoadedStudy, made_name
+from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
-from sweeps.machines import native_dtype
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
-from sweeps.variants import PMVariant, at_rate, largest_count, other_rates, pm_variants, rate_slug
-
-T = TypeVar("T", bound=Config)
-SMALL_RUNG = 300_000  # non-embedding parameters below which bf16 costs more in casts than it saves
+from sweeps.variants import (
+    PMVariant,
+    at_rate,
+    largest_count,
+    main_variants,
+    other_rates,
+    pick,
+    pm_config,
+    pm_variants,
+    pmp_config,
+    rate_slug,
+)
 
 
 def expand(loaded: LoadedStudy, may_lack_files: bool = False) -> Graph:
@@ -106,22 +112,8 @@ class Expansion:
         return self.study.seeds[0] if shared else seed
 
     def compute(self, section: ComputeChoice, name: str) -> Compute:
-        """The size's choice over the section's over the study's, with ``auto`` resolved.
-
-        On a processor a small rung is faster in float32, and in bf16 a rung is faster with eager attention (the fused
-        kernel's backward pass is slow there at short lengths): measured with this package's own stages.
-        """
-        merged = Compute().model_dump() | {"dtype": "auto", "attention": None}
-        for choice in (self.study.compute, section, self.chosen[name]):
-            merged |= choice.model_dump(exclude_none=True)
-        n_params, on_cpu = self.sizes[name].n_params, merged["device"] == "cpu"
-        small = n_params is not None and n_params < SMALL_RUNG
-        if merged["dtype"] == "auto":
-            merged["dtype"] = "bf16" if not on_cpu else "float32" if small else native_dtype()
-        if merged["attention"] is None:
-            eager = on_cpu and n_params is not None and merged["dtype"] == "bf16"
-            merged["attention"] = "eager" if eager else "sdpa"
-        return Compute(**merged)
+        """The size's choice over the section's over the study's."""
+        return resolve_compute((self.study.compute, section, self.chosen[name]), self.sizes[name].n_params)
 
     # ------------------------------------------------------------ sizes and data
 
@@ -129,15 +121,8 @@ class Expansion:
         """Make each size a specification without paths; local weights are known by their hash."""
         for i, (entry, name) in enumerate(zip(self.study.sizes, self.names, strict=True)):
             digest, where = self.inputs.weights(i, entry)
-            self.sizes[name] = SizeSpec(
-                name=name,
-                n_params=entry.n_params,
-                architecture=entry.architecture or self.study.architecture,
-                hub=entry.hub,
-                revision=entry.revision,
-                weights_sha256=digest,
-                trust_remote_code=entry.trust_remote_code,
-            )
+            own = {"n_params": entry.n_params, "architecture": entry.architecture or self.study.architecture}
+            self.sizes[name] = found_elsewhere(entry, name, digest).model_copy(update=own)
             self.size_where[name], self.chosen[name] = where, entry.compute
 
     def add_data(self) -> None:
@@ -151,6 +136,7 @@ class Expansion:
             gold_fraction=section.gold_fraction,
             max_held_out=section.max_held_out,
             split_seed=section.split_seed,
+            votes=self.inputs.votes(),
         )
         data = self.stage("data", "data", config, {}, where=self.inputs.where)
         self.add(("data",), data)
@@ -186,30 +172,31 @@ class Expansion:
         section, seed = self.study.pm, self.seed_of("pm", seed, name)
         if section is None or name not in (section.sizes or self.names) or ("pm", name, seed, "train") in self.made:
             return
-        most = largest_count(section)
+        most, main = largest_count(section), main_variants(section)
         for variant in pm_variants(section):
-            scores_policies = variant.is_main and variant.n_comparisons == most
+            scores_policies = variant in main and variant.n_comparisons == most
             self.add(("pm", name, seed, variant.half) if scores_policies else None, self.pm(name, seed, variant))
 
     def pm(self, name: str, seed: int, variant: PMVariant) -> Stage:
         """One preference model of a size."""
         section = self.study.pm
         assert section is not None
-        training = at_rate(pick(section, PMTraining), variant.rate_factor)
-        config = PMConfig(
-            size=self.sizes[name],
-            seed=seed,
-            half=variant.half,
-            n_comparisons=variant.n_comparisons,
-            helpful_share=variant.helpful_share,
-            harmless_weight=variant.harmless_weight,
-            training=training.model_copy(update={"eval_at": variant.eval_at}),
-            compute=self.compute(section.compute, name),
-            probes=self.probes if variant.probed else (),
-        )
+        compute = self.compute(section.compute, name)
+        config = pm_config(section, variant, self.sizes[name], seed, compute, self.probes)
         parents = {"data": self.made["data",], "base": self.base(name, seed)}
+        parents |= {"pmp": self.pmp(name, seed)} if variant.pretrained else {}
         where = self.probes_where if variant.probed else {}
         return self.stage("pm", f"pm-{name}-s{seed}-{variant.slug}", config, parents, where=where)
+
+    def pmp(self, name: str, seed: int) -> Stage:
+        """The pretraining that preference models of the size and seed start from."""
+        section = self.study.pmp
+        assert section is not None
+        if ("pmp", name, seed) not in self.made:
+            config = pmp_config(section, self.sizes[name], seed, self.compute(section.compute, name))
+            parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            self.add(("pmp", name, seed), self.stage("pmp", f"pmp-{name}-s{seed}", config, parents))
+        return self.made["pmp", name, seed]
 
     def add_reference(self, name: str, seed: int) -> Stage | None:
         """The reference of the chain of ``seed``; None where the base itself is the reference."""
@@ -283,14 +270,8 @@ class Expansion:
         if ("foreign_pm", key) not in self.made:
             digest, where = self.inputs.classifier(key, choice)
             name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
-            size = SizeSpec(
-                name=name,
-                hub=choice.hub,
-                revision=choice.revision,
-                weights_sha256=digest,
-                trust_remote_code=choice.trust_remote_code,
-            )
-            stage = self.stage("foreign_pm", f"foreign-pm-{name}", ForeignPMConfig(size=size), {}, where=where)
+            config = ForeignPMConfig(size=found_elsewhere(choice, name, digest))
+            stage = self.stage("foreign_pm", f"foreign-pm-{name}", config, {}, where=where)
             self.add(("foreign_pm", key), stage)
         return self.made["foreign_pm", key]
 
@@ -327,6 +308,12 @@ class Expansion:
                 self.add(("benchmark", name, seed, key[0], at), stage)
 
 
-def pick(section: Config, model: type[T]) -> T:
-    """The stage's own configuration out of a section that extends it."""
-    return model(**{name: getattr(section, name) for name in model.model_fields})
+def found_elsewhere(entry: SizeEntry | ForeignChoice, name: str, digest: str | None) -> SizeSpec:
+    """A model that exists, known by its revision or by its weights' hash."""
+    return SizeSpec(
+        name=name,
+        hub=entry.hub,
+        revision=entry.revision,
+        weights_sha256=digest,
+        trust_remote_code=entry.trust_remote_code,
+    )

@@ -85,6 +85,14 @@ class Inputs:
         self.require_classes(tranches_in(known))
         return known
 
+    def votes(self) -> HHFiles | None:
+        """The second set's files or hub name; None where there is none, or where a world makes it."""
+        section, key = self.loaded.study.data.votes, ("data", "votes", "path")
+        if section is None:
+            return None
+        files = self.know(key, self.files(key, section.path, COMPARISON_SUFFIXES, section.files or "*"), "votes/")
+        return HHFiles(files=files, hub=section.hub, hub_revision=section.hub_revision)
+
     def require_classes(self, tranches: Sequence[str]) -> None:
         """A problem where a key needs helpful or harmless comparisons and no tranche's name begins so."""
         for key, classes in classes_wanted(self.loaded.study.pm).items():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hh_scaling.configs import DataConfig, SizeSpec, TokenizerConfig
+from hh_scaling.configs import DataConfig, HHFiles, SizeSpec, TokenizerConfig
 from hh_scaling.records import RecordError, RunStore
 from sweeps.costs import ASSUMED, Cost, Sizing, stage_cost
 from sweeps.known_models import ModelShape, shape_of
@@ -72,7 +72,7 @@ def sizing(stage: Stage, graph: Graph) -> Sizing | None:
         shape=shape,
         scorer=shape if scorer is None else model_shape(scorer, graph) or shape,
         followers=tuple(model_shape(pm, graph) or shape for pm in others if pm is not None),
-        n_pairs=n_rows * part_fraction(stage, data.config),
+        n_pairs=votes_in(data.config) if stage.kind == "pmp" else n_rows * part_fraction(stage, data.config),
         n_held_out=min(n_held_out, data.config.max_held_out or n_held_out),
     )
 
@@ -98,13 +98,21 @@ def model_shape(stage: Stage, graph: Graph) -> ModelShape | None:
 
 def comparisons_in(config: DataConfig) -> float:
     """How many comparisons the data stage has, estimated from the files' sizes."""
-    if config.world is not None:
-        return float(config.world.n_comparisons)
-    files = config.comparisons.files if config.comparisons is not None else ()
-    if not files:
-        hub = config.comparisons is not None and config.comparisons.hub is not None
-        return float(HUB_COMPARISONS if hub else LOCAL_COMPARISONS)
-    return sum(file.bytes / BYTES_A_ROW[file.name.endswith((".gz", ".xz"))] for file in files)
+    return float(config.world.n_comparisons) if config.world is not None else rows_in(config.comparisons)
+
+
+def votes_in(config: DataConfig) -> float:
+    """How many votes it has, likewise."""
+    if config.votes is not None:
+        return rows_in(config.votes)
+    return float(config.world.n_votes) if config.world is not None else 0.0
+
+
+def rows_in(source: HHFiles | None) -> float:
+    """How many rows files or a hub's data set have."""
+    if source is None or not source.files:
+        return float(HUB_COMPARISONS if source is not None and source.hub is not None else LOCAL_COMPARISONS)
+    return sum(file.bytes / BYTES_A_ROW[file.name.endswith((".gz", ".xz"))] for file in source.files)
 
 
 # ---------------------------------------------------------------- from finished stages

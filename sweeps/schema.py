@@ -12,6 +12,7 @@ from sweeps.study import Study
 
 PATH = Path(__file__).resolve().parent / "study.schema.json"
 NULL = {"type": "null"}
+PATHS = {"type": "array", "items": {"type": "string"}}
 
 
 def study_schema() -> dict[str, Any]:
@@ -21,6 +22,7 @@ def study_schema() -> dict[str, Any]:
     # What a section leaves out of its schedule keeps that section's value.
     definitions["Schedule"].pop("required")
     definitions["SizeEntry"] = {"anyOf": [definitions["SizeEntry"], written({"type": "integer"})]}
+    definitions["VotesSection"] = {"anyOf": [definitions["VotesSection"], written(PATHS)]}
     definitions["PMChoice"] = {"anyOf": [definitions["PMChoice"], {"type": "string"}]}
     definitions["GoldChoice"] = {"anyOf": [definitions["GoldChoice"], {"enum": ["world", "largest"]}]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hh-scaling study"}

@@ -65,6 +65,17 @@ class ComputeChoice(Config):
     attention: Literal["eager", "sdpa"] | None = None
 
 
+class VotesSection(Config):
+    """A second set of comparisons, for pm.pretrained and pm.extra_share; a world makes its own (world.n_votes)."""
+
+    shorthand: ClassVar[str] = "path"  # what a single value means
+
+    path: tuple[str, ...] = ()  # a file or folder, or a list of them
+    files: str | None = None  # a pattern that files of a folder must match
+    hub: str | None = None  # such as HuggingFaceH4/stack-exchange-preferences
+    hub_revision: str | None = None
+
+
 class DataSection(Config):
     """Comparisons from a folder or files, or from the hub; and how they are split (also those of a world)."""
 
@@ -76,6 +87,7 @@ class DataSection(Config):
     gold_fraction: GoldFraction = 0.0  # of the conversations, taken before the halves, for ppo.gold: largest
     max_held_out: Positive | None = None
     split_seed: int = 0
+    votes: VotesSection | None = None
 
 
 class TextSection(Config):
@@ -113,10 +125,19 @@ class ReferenceSection(ReferenceTraining):
     compute: ComputeChoice = ComputeChoice()
 
 
+class PMPSection(PMTraining):
+    """Preference-model pretraining on votes, one for each size and seed whose preference models start from it."""
+
+    n_comparisons: PairCount = None
+    binarised: bool = False  # an absolute label for either side instead of one of the pair
+    compute: ComputeChoice = ComputeChoice()
+
+
 class PMSection(PMTraining):
     """Preference models; the largest number of comparisons is trained on both halves and used for PPO.
 
-    Rates, shares and weights add models of the train half at that number, one thing changed at a time.
+    Rates, shares and weights add models of the train half at that number, one thing changed at a time; a second value
+    of ``pretrained`` adds them at every number.
     """
 
     n_comparisons: Annotated[tuple[PairCount, ...], Field(min_length=1)] = (None,)
@@ -125,6 +146,8 @@ class PMSection(PMTraining):
     rate_factor: RateFactors = (1.0,)
     helpful_share: tuple[Fraction, ...] = ()  # of the comparisons
     harmless_weight: tuple[PositiveFloat, ...] = ()  # lambda of L_helpful + lambda L_harmless; 1 adds none
+    extra_share: tuple[Fraction, ...] = ()  # of the comparisons: so many votes besides them; 0 adds none
+    pretrained: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)  # the first is the main setting
     probes: tuple[str, ...] = ()  # files of comparisons that the train half's largest is also judged on
     sizes: tuple[str, ...] | None = None  # names of the sizes that get one; None: all
     compute: ComputeChoice = ComputeChoice()
@@ -214,6 +237,7 @@ class Study(Config):
     tokenizer: TokenizerConfig = TokenizerConfig()
     base: BaseSection = BaseSection()
     reference: ReferenceSection = ReferenceSection()
+    pmp: PMPSection | None = None
     pm: PMSection | None = PMSection()
     ppo: PPOSection | None = PPOSection()
     benchmarks: BenchmarkSection | None = None

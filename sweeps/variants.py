@@ -1,19 +1,39 @@
-"""What a study varies one thing at a time around its main setting: rates, shares of helpful comparisons, weights."""
+"""What a study varies one thing at a time around its main setting: rates, mixtures, weights, pretraining."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from hh_scaling.configs import BaseTraining, Half, PMTraining, PPOTraining
-from sweeps.study import BaseSection, PMSection, PPOSection
+from hh_scaling.configs import (
+    BaseTraining,
+    Compute,
+    Config,
+    Half,
+    InputFile,
+    PMConfig,
+    PMPConfig,
+    PMTraining,
+    PPOTraining,
+    SizeSpec,
+)
+from sweeps.study import BaseSection, PMPSection, PMSection, PPOSection
 
+Picked = TypeVar("Picked", bound=Config)
 T = TypeVar("T", BaseTraining, PMTraining, PPOTraining)
+
+
+def pick(section: Config, model: type[Picked]) -> Picked:
+    """The stage's own configuration out of a section that extends it."""
+    return model(**{name: getattr(section, name) for name in model.model_fields})
+
+
+# ---------------------------------------------------------------- preference models
 
 
 @dataclass(frozen=True)
 class PMVariant:
-    """One preference model of a size and seed: of the main setting, or with one of the last three fields changed."""
+    """One preference model of a size and seed: of the main setting, or with one of the last five fields changed."""
 
     n_comparisons: int | None
     half: Half = "train"
@@ -22,29 +42,31 @@ class PMVariant:
     rate_factor: float = 1.0
     helpful_share: float | None = None
     harmless_weight: float = 1.0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether only half and number tell it from the others."""
-        return (self.rate_factor, self.helpful_share, self.harmless_weight) == (1.0, None, 1.0)
+    extra_share: float = 0.0
+    pretrained: bool = False
 
     @property
     def slug(self) -> str:
-        """Half, number, and what is changed: ``train-6144``, ``train-6144-help0.25``, ``train-6144-harmx3``."""
+        """Half, number, what it starts from and what is changed: ``train-6144``, ``train-6144-pmp-help0.25``."""
+        start = "-pmp" if self.pretrained else ""
+        extra = f"-extra{self.extra_share:g}" if self.extra_share else ""
         share = "" if self.helpful_share is None else f"-help{self.helpful_share:g}"
         weight = "" if self.harmless_weight == 1 else f"-harmx{self.harmless_weight:g}"
         count = "all" if self.n_comparisons is None else self.n_comparisons
-        return f"{self.half}-{count}{share}{weight}{rate_slug(self.rate_factor)}"
+        return f"{self.half}-{count}{start}{share}{weight}{extra}{rate_slug(self.rate_factor)}"
 
 
 def pm_variants(section: PMSection) -> list[PMVariant]:
     """The preference models of a size and seed: the main ones, then those with one thing changed."""
-    most = largest_count(section)
+    main = PMVariant(largest_count(section), pretrained=section.pretrained[0])
+    starts = [replace(main, pretrained=value) for value in section.pretrained[1:]]
     return [
         *main_variants(section),
-        *(PMVariant(most, helpful_share=share) for share in section.helpful_share),
-        *(PMVariant(most, harmless_weight=weight) for weight in section.harmless_weight if weight != 1),
-        *(PMVariant(most, rate_factor=factor) for factor in other_rates(section)),
+        *(replace(start, n_comparisons=n) for start in starts for n in section.n_comparisons),
+        *(replace(main, helpful_share=share) for share in section.helpful_share),
+        *(replace(main, harmless_weight=weight) for weight in section.harmless_weight if weight != 1),
+        *(replace(main, extra_share=share) for share in section.extra_share if share),
+        *(replace(main, rate_factor=factor) for factor in other_rates(section)),
     ]
 
 
@@ -53,13 +75,47 @@ def main_variants(section: PMSection) -> list[PMVariant]:
     most = largest_count(section)
     smaller = sorted(n for n in section.n_comparisons if n is not None and n != most)
     along = {most: tuple(smaller)} if section.learning_curve else {}
-    found = [PMVariant(n, eval_at=along.get(n, ()), probed=n == most) for n in section.n_comparisons]
-    return found if section.halves == "train" else [*found, PMVariant(most, "test")]
+    main = PMVariant(most, pretrained=section.pretrained[0])
+    numbers = section.n_comparisons
+    found = [replace(main, n_comparisons=n, eval_at=along.get(n, ()), probed=n == most) for n in numbers]
+    return found if section.halves == "train" else [*found, replace(main, half="test")]
 
 
 def largest_count(section: PMSection) -> int | None:
     """The largest of the numbers of comparisons; None, all, is the largest of all."""
     return None if None in section.n_comparisons else max(n for n in section.n_comparisons if n is not None)
+
+
+def pm_config(
+    section: PMSection, variant: PMVariant, size: SizeSpec, seed: int, compute: Compute, probes: tuple[InputFile, ...]
+) -> PMConfig:
+    """The complete configuration of one variant."""
+    training = at_rate(pick(section, PMTraining), variant.rate_factor)
+    return PMConfig(
+        size=size,
+        seed=seed,
+        half=variant.half,
+        n_comparisons=variant.n_comparisons,
+        helpful_share=variant.helpful_share,
+        harmless_weight=variant.harmless_weight,
+        pretrained=variant.pretrained,
+        extra_share=variant.extra_share,
+        training=training.model_copy(update={"eval_at": variant.eval_at}),
+        compute=compute,
+        probes=probes if variant.probed else (),
+    )
+
+
+def pmp_config(section: PMPSection, size: SizeSpec, seed: int, compute: Compute) -> PMPConfig:
+    """That of the pretraining that preference models of the size and seed start from."""
+    return PMPConfig(
+        size=size,
+        seed=seed,
+        n_comparisons=section.n_comparisons,
+        binarised=section.binarised,
+        training=pick(section, PMTraining),
+        compute=compute,
+    )
 
 
 # ---------------------------------------------------------------- rates

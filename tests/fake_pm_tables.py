@@ -50,6 +50,8 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "pm_agreement": [row for i, m in enumerate(sized) for row in agreement(m, i)],
         "pm_shares": [row for i, m in enumerate(sized) for row in shares(m, i, len(sized))],
         "pm_weights": [row for i, m in enumerate(sized) for row in weights(m, i)],
+        "pm_pretraining": [row for i, m in enumerate(models) for row in pretraining(m, i)],
+        "pm_extra": [row for i, m in enumerate(sized) for row in extra(m, i)],
         "pm_curve": [row for i, m in enumerate(models) for row in curve(m, i)],
         "pm_probes": [row for i, m in enumerate(sized) for row in probes(m, i)],
         "pm_probe_slopes": probe_slopes(len(sized)),
@@ -136,6 +138,7 @@ def shares(model: Row, place: int, n_sizes: int) -> list[Row]:
         best["mean"] = level(place) + 0.015 - steep / 4
         for group, value in of.items():
             row = {**model, "helpful_share": share, "group": group, "accuracy": estimate(value, 0.02)}
+            row["minus_chance"] = difference(value - 0.5, 0.02)
             row["relative"] = difference(value / best[group], 0.0 if value == best[group] else 0.02)
             row["best_share"] = {"helpful": 1.0, "harmless": 0.0, "mean": 0.5}[group]
             rows.append(row)
@@ -155,6 +158,33 @@ def weights(model: Row, place: int) -> list[Row]:
     return rows
 
 
+def pretraining(model: Row, place: int) -> list[Row]:
+    """Pretraining adds 4 points at the fewest comparisons (less at larger sizes) and none at the most; votes alone."""
+    alone = {"n_comparisons": 0, "pretrained": True, "accuracy": estimate(0.6, 0.02), "difference": None}
+    rows: list[Row] = [{**model, **alone, "n_runs": 2, "note": None}]
+    for count in (COUNTS[0], MOST):
+        plain = level(place) - 0.02 * math.log(MOST / count)
+        gain = 0.0 if count == MOST else 0.04 / (1 + place)
+        for pretrained in (False, True):
+            row = {**model, "n_comparisons": count, "pretrained": pretrained, "n_runs": 2, "note": None}
+            row["accuracy"] = estimate(plain + gain * pretrained, 0.02)
+            rows.append({**row, "difference": difference(gain, 0.008) if pretrained else None})
+    return rows
+
+
+EXTRA = (0.0, 0.5, 1.0)
+
+
+def extra(model: Row, place: int) -> list[Row]:
+    """Votes cost the smallest size 3 points a whole share, the others nothing."""
+    rows = []
+    for share in EXTRA:
+        change = -0.03 * share if place == 0 else 0.0
+        row = {**model, "extra_share": share, "accuracy": estimate(level(place) + change, 0.02)}
+        rows.append({**row, "difference": difference(change, 0.01) if share else None})
+    return rows
+
+
 def curve(model: Row, place: int, groups: Sequence[str] = ("all", "helpful", "harmless")) -> list[Row]:
     """Along the pass accuracy is a point below that of passes of their own, and the same at the end."""
     rows = []
@@ -164,7 +194,7 @@ def curve(model: Row, place: int, groups: Sequence[str] = ("all", "helpful", "ha
             own = level(place) + LEVEL[group] - 0.02 * math.log(MOST / pairs)
             row = {**model, "group": group, "pairs": pairs, "n_comparisons": pairs, "at_end": end, "n_runs": 2}
             row |= {"accuracy": estimate(own - (0 if end else 0.01), 0.02), "note": None}
-            row["separate"] = None if end else estimate(own, 0.02)
+            row["separate"] = estimate(own, 0.02)
             rows.append({**row, "difference": None if end else difference(-0.01, 0.004)})
     return rows
 

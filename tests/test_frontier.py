@@ -137,17 +137,23 @@ def test_evaluations_that_cannot_be_told_from_the_start_are_not_fitted(curves: l
 
 
 def test_two_runs_borrow_the_spread_of_other_sizes(curves: list[Curve]) -> None:
-    """Sizes of two and three runs: the mean of variances weighted by their degrees of freedom, with t on three."""
+    """Sizes of two and three runs: the mean of variances weighted by their degrees of freedom, with t on three; a size
+    whose own variance is larger keeps it, and what it has beyond the mean has t on its own degrees of freedom."""
     fits = frontier_fits([c for c in curves if (c.model.name, c.seed) != ("12k", 2)])
     slopes = []
     for name, seeds in (("12k", (0, 1)), ("300k", (0, 1, 2))):
         own = [points_of(c, "score_train") for c in curves if c.model.name == name and c.seed in seeds]
         slopes.append([(d * r).sum() / (d**2).sum() for d, r in own])
     pooled = (np.var(slopes[0], ddof=1) + 2 * np.var(slopes[1], ddof=1)) / 3
-    fit = next(f for f in fits if (f.law, f.group, f.y) == ("sqrt-kl-linear", "12k", "score_train"))
-    c = fit.params["c"]
-    assert c.se == pytest.approx(np.sqrt(pooled / 2)) and "pooled spread" in fit.ci_method
-    assert c.high == pytest.approx(np.mean(slopes[0]) + stats.t.ppf(0.975, 3) * np.sqrt(pooled / 2))
+    raised = []
+    for name, own in zip(("12k", "300k"), slopes, strict=True):
+        fit = next(f for f in fits if (f.law, f.group, f.y) == ("sqrt-kl-linear", name, "score_train"))
+        c, mine, n = fit.params["c"], max(np.var(own, ddof=1), pooled), len(own)
+        assert c.se == pytest.approx(np.sqrt(mine / n)) and "pooled spread" in fit.ci_method
+        t = (pooled * stats.t.ppf(0.975, 3) + (mine - pooled) * stats.t.ppf(0.975, n - 1)) / mine
+        assert c.high == pytest.approx(np.mean(own) + t * np.sqrt(mine / n))
+        raised.append(mine > pooled)
+    assert sorted(raised) == [False, True]
 
 
 def test_gold_falls_and_scores_part_as_put_in(study: Study, curves: list[Curve]) -> None:

@@ -167,7 +167,7 @@ def differences(one: Stage, other: Stage) -> dict[str, Any]:
     for path in leaves(one.config, first):
         a, b = first, second
         for part in path:
-            a, b = a[part], b[part]
+            a, b = a[part], b.get(part)  # what has its default is not always written
         if a != b:
             found[".".join(path)] = a
     return found

@@ -94,6 +94,16 @@ def test_preference_loss_is_ln_2_for_equal_scores_and_stable() -> None:
     assert torch.equal(far, torch.tensor([1000.0, 0.0]))
 
 
+def test_binarised_loss_by_hand() -> None:
+    """sigma(ln 3) = 3/4 and sigma(-ln 3) = 1/4: right on both sides 2 ln(4/3), wrong on both 2 ln 4; 2 ln 2 at 0."""
+    x = math.log(3)
+    found = losses.binarised_loss(torch.tensor([x, -x, 0.0, x]), torch.tensor([-x, x, 0.0, x]))
+    by_hand = [2 * math.log(4 / 3), 2 * math.log(4), 2 * math.log(2), math.log(4 / 3) + math.log(4)]
+    torch.testing.assert_close(found, torch.tensor(by_hand), rtol=1e-6, atol=0)
+    far = losses.binarised_loss(torch.tensor([500.0, -500.0]), torch.tensor([-500.0, 500.0]))
+    assert torch.equal(far, torch.tensor([0.0, 1000.0]))
+
+
 def test_token_logprobs_and_entropy_match_categorical() -> None:
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
     tokens = torch.tensor([0, 6, 3, 2, 2])

@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+)
 
 from hh_scaling.configs import Compute
-from hh_scaling.packed_llama import PackedLlama
+from hh_scaling.packed_llama import PackedLlama, can_pack
 from hh_scaling.packing import MAX_PADDING, MULTIPLE, Tree, grouped, pack, round_up, tree_of
 from hh_scaling.tree_scores import TreeScores, batches, chains, score_trees
 
@@ -138,3 +144,38 @@ def test_bf16_differs_by_rounding_only() -> None:
     model, trees = tiny_pm("llama"), [tree_of(pair) for pair in random_pairs(9)]
     exact, rounded = (TreeScores(model, Compute(dtype=dtype))(trees) for dtype in ("float32", "bf16"))
     assert (exact - rounded).abs().max() < 0.05 * exact.std()
+
+
+def test_a_longer_tree_than_any_tried_is_tried_again() -> None:
+    """A window that the model hides in its mask shows on sequences longer than it alone."""
+    model = tiny_pm("mistral")
+    scores = TreeScores(model, Compute())
+    scores.longest_tried, scores.heeds_blocks = 3, True  # as if only short ones had come
+    trees = [tree_of(pair) for pair in random_pairs(4)]
+    alone = plain_scores(model, [t.trunk + b for t in trees for b in t.branches]).view(-1, 2)
+    torch.testing.assert_close(scores(trees), alone, rtol=1e-5, atol=1e-5)
+    assert scores.heeds_blocks is False
+
+
+def test_rotations_by_the_longest_sequence_are_left_to_lone_passes() -> None:
+    """longrope turns by other angles beyond a length: every sequence goes alone."""
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16,
+        "short_factor": [1.0] * 4, "long_factor": [3.0] * 4,
+    }  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, num_labels=1, pad_token_id=0, rope_parameters=rope,
+    )  # fmt: skip
+    model = LlamaForSequenceClassification(config).eval()
+    assert not can_pack(model.base_model)
+    pairs = [[[5, 6, 7], [5, 6, 8]], [list(range(1, 40)), list(range(1, 41))]]
+    found = TreeScores(model, Compute())([tree_of(pair) for pair in pairs])
+    lone = [[model(torch.tensor([ids])).logits.item() for ids in pair] for pair in pairs]
+    torch.testing.assert_close(found, torch.tensor(lone), rtol=1e-5, atol=1e-5)
+
+
+def test_trees_of_different_numbers_of_branches_are_refused() -> None:
+    with pytest.raises(ValueError, match="numbers of branches"):
+        pack([tree_of([[1, 2], [1, 3]]), tree_of([[1, 2]])])

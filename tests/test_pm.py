@@ -17,7 +17,7 @@ from hh_scaling.configs import Compute, PMConfig, PMTraining
 from hh_scaling.packing import Tree, tree_of
 from hh_scaling.pm_model import initial_pm
 from hh_scaling.records import StageWriter, read_jsonl
-from tests.tiny import COMPUTE, SIZE, run_stage
+from tests.tiny import COMPUTE, SIZE, kill_at, run_stage
 
 
 def config(n: int | None = None, compute: Compute = COMPUTE, seed: int = 0, **training: object) -> PMConfig:
@@ -75,6 +75,23 @@ def test_gradient_does_not_depend_on_micro_batches(tiny_stages: dict[str, Path],
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
+def test_training_by_two_processes_is_that_by_one(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """Float32, a few steps with evaluations along the way: the same losses and scores, and bit for bit if repeated."""
+    found = []
+    for name, threads in (("one", 1), ("two", 2), ("again", 2)):
+        (tmp_path / name).mkdir()
+        of = config(64, compute=Compute(threads=threads, micro_batch_tokens=600), eval_at=(32,))
+        run_stage("pm", of, tiny_stages, tmp_path / name)
+        losses = [row["loss"] for row in read_jsonl(tmp_path / name / "metrics.jsonl")]
+        found.append((losses, *(pd.read_parquet(tmp_path / name / f) for f in ("curve.parquet", "scores.parquet"))))
+    one, two, again = found
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+    for mine, theirs in zip(one[1:], two[1:], strict=True):
+        np.testing.assert_allclose(mine.score_chosen, theirs.score_chosen, rtol=1e-4, atol=1e-5)
+    assert two[0] == again[0]
+    pd.testing.assert_frame_equal(two[2], again[2], check_exact=True)
+
+
 def test_loss_and_gradient_equal_two_plain_passes_of_transformers(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
     """The shared beginning computed once: loss and gradients of -log sigma(r_c - r_r) as from two padded passes."""
     trees, tokenizer = some_pairs(tiny_stages, 12)
@@ -91,6 +108,12 @@ def test_loss_and_gradient_equal_two_plain_passes_of_transformers(tiny_stages: d
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-5)
     torch.testing.assert_close(gradient_of(ours), gradient_of(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_would_do_nothing_is_named() -> None:
+    with pytest.raises(ValueError, match="harmless_weight 5: all comparisons are harmless, needed: both kinds"):
+        pm.loss_weights(pd.Series(["harmless-base"] * 3), 5.0)
+    assert pm.loss_weights(pd.Series(["helpful-base"] * 3), 1.0).tolist() == [1, 1, 1]
 
 
 def test_equal_sides_give_ln_2(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
@@ -204,19 +227,10 @@ def test_a_killed_stage_resumes_to_the_same_bits(
 ) -> None:
     """Killed after a state in the middle: same metrics and weights as the undisturbed run, exactly."""
     undisturbed, broken, resumed = (tmp_path / name for name in ("undisturbed", "broken", "resumed"))
-    run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, undisturbed)
-    real = StageWriter.progress
-
-    def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
-        if done == 6:
-            raise KeyboardInterrupt
-        real(self, done, total, note)
-
-    monkeypatch.setattr(StageWriter, "progress", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, broken)
-    monkeypatch.undo()
-    run_stage("pm", config(160, checkpoint_seconds=1e-9, eval_at=(40, 120)), tiny_stages, resumed, [broken])
+    of = config(160, checkpoint_seconds=1e-9, eval_at=(40, 120))
+    run_stage("pm", of, tiny_stages, undisturbed)
+    kill_at(6, monkeypatch, lambda: run_stage("pm", of, tiny_stages, broken))
+    run_stage("pm", of, tiny_stages, resumed, [broken])
     assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
     weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]
     assert weights[0] == weights[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 
 from analysis.estimates import paired_difference
-from analysis.frames import load_study
+from analysis.frames import Setting, load_study
 from analysis.held_out import HeldOut, pm_scores
+from analysis.pm_claims import judge_weight, pm_evidence
 from analysis.pm_curve import pm_curve
-from analysis.pm_mixing import mixing_by_size, one_sided, pm_shares, pm_weights, weight_by_size
+from analysis.pm_mixing import BySize, mixing_by_size, one_sided, pm_shares, pm_weights, weight_by_size
 from analysis.pools import PM, preference_models
 from tests.fake_pms import empty_study, fake_pm, held_out
 from tests.fake_runs import SIZES, Shape, Truth, make_runs
@@ -63,24 +65,49 @@ def test_share_rows_are_accuracies_by_kind(mixtures: list[PM]) -> None:
     assert pick(rows, helpful_share=None, group="mean")["accuracy"]["n"] == 300  # others count as neither
 
 
-def test_relative_accuracy_is_to_the_best_share(mixtures: list[PM]) -> None:
+def halves(of: HeldOut) -> list[np.ndarray]:
+    first = np.array([zlib.crc32(str(name).encode()) % 2 == 0 for name in of.conversation])
+    return [first, ~first]
+
+
+def test_relative_accuracy_is_to_the_share_that_the_other_half_chose(mixtures: list[PM]) -> None:
     rows = pm_shares(empty_study(), mixtures)
     for group in ("helpful", "harmless", "mean"):
-        given = [pm for pm in mixtures if pm.setting.helpful_share is not None]
-        best = max(given, key=lambda pm, g=group: by_group(pm.scores)[g])  # type: ignore[misc]
-        for pm in mixtures:
-            row = pick(rows, helpful_share=pm.setting.helpful_share, group=group)
-            wanted = by_group(pm.scores)[group] / by_group(best.scores)[group]
-            assert row["best_share"] == best.setting.helpful_share
+        own = {pm.setting.helpful_share: [by_group(pm.scores.select(half))[group] for half in halves(pm.scores)]
+               for pm in mixtures}  # fmt: skip
+        whole = {pm.setting.helpful_share: by_group(pm.scores)[group] for pm in mixtures}
+        given = [share for share in own if share is not None]
+        best = [max(given, key=lambda share, h=half, own=own: own[share][h]) for half in (0, 1)]  # type: ignore[misc]
+        for share in own:
+            row = pick(rows, helpful_share=share, group=group)
+            wanted = np.mean([own[share][1 - half] / own[best[half]][1 - half] for half in (0, 1)])
             assert row["relative"]["value"] == pytest.approx(wanted)
-            assert (row["relative"]["se"] == 0) == (pm is best)
+            assert row["minus_chance"]["value"] == pytest.approx(row["accuracy"]["value"] - 0.5)
+            assert row["best_share"] == max(given, key=lambda share, of=whole: of[share])  # type: ignore[misc]
+
+
+def test_mixtures_that_are_alike_are_not_called_worse_than_the_best() -> None:
+    """60 draws of five equally good mixtures of one seed: chosen and compared on the same comparisons, one in five
+    others is called measurably lower; on different ones one in forty is (the lower end alone), less than one in ten
+    with three Monte Carlo errors."""
+    rng, lower = np.random.default_rng(0), []
+    kinds = TRANCHES[np.arange(600) // 2 % 2]
+    for _ in range(60):
+        shared = rng.random(600)
+        pms = []
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            own = np.where(rng.random(600) < 0.3, rng.random(600), shared) < 0.65
+            pms.append(fake_pm(held_out(np.where(own, 1.0, -1.0), tranche=kinds), helpful_share=share))
+        rows = [row for row in pm_shares(empty_study(), pms) if row["group"] == "mean"]
+        lower += [row["relative"]["high"] < 1 for row in rows if row["helpful_share"] != row["best_share"]]
+    assert np.mean(lower) < 0.1
 
 
 def test_studies_without_mixtures_have_no_rows(mixtures: list[PM]) -> None:
     assert pm_shares(empty_study(), mixtures[:1]) == [] and pm_weights(empty_study(), mixtures) == []
     helpful = [replace(pm, scores=pm.scores.select(kind(pm.scores, "helpful"))) for pm in mixtures]
     assert pm_shares(empty_study(), helpful) == [] and one_sided(helpful) == {}
-    assert mixing_by_size([]) == (None, []) and weight_by_size(mixtures) == (None, [])
+    assert mixing_by_size([]) == BySize() == weight_by_size(mixtures)
 
 
 def test_one_thing_changed_at_a_time() -> None:
@@ -150,15 +177,48 @@ def test_truths_of_mixing_are_found(pms: list[PM]) -> None:
 
 
 def test_larger_pms_lose_less(pms: list[PM]) -> None:
-    """Slopes put in: .015 ln 10 for the weight; the mean of both kinds loses L (1/2 - 1/4), and L falls by .02.
-    Both lie within four standard errors."""
-    for (slope, sizes), truth in (
-        (weight_by_size(pms), 0.015 * np.log(10)),
-        (mixing_by_size(pms), -Truth.one_sided_per_ln_n_params / 4),
+    """Losses put in, as parts of the size's accuracy at its best: c ln 10 for the weight, c falling by .015 per ln N;
+    L / 4 in the mean of both kinds, L falling by .02. Every size's loss and the slope lie within four errors."""
+    growth = np.log(np.array(SIZES) / SIZES[0])
+    accuracy = Truth.accuracy_at + Truth.accuracy_per_ln_n_params * growth
+    accuracy += Truth.accuracy_per_ln_n_comparisons * np.log(8000 / 500)
+    loss = Truth.one_sided_loss + Truth.one_sided_per_ln_n_params * growth
+    for found, cost, best in (
+        (weight_by_size(pms), (0.08 - 0.015 * growth) * np.log(10), accuracy),
+        (mixing_by_size(pms), loss / 4, accuracy - loss / 4),
     ):
-        assert slope is not None and slope.se is not None and len(sizes) == 4
-        assert abs(slope.value - truth) < 4 * slope.se
-        assert all(size["change"]["value"] < 0.02 for size in sizes)
+        assert found.slope is not None and found.slope.se is not None and len(found.sizes) == 4
+        assert found.loss is not None and found.n_bases == 12
+        for size, wanted in zip(found.sizes, -cost / best, strict=True):
+            assert abs(size["change"]["value"] - wanted) < 4 * size["change"]["se"]
+        assert abs(found.loss.value + np.mean(cost / best)) < 4 * (found.loss.se or 0.0)
+        assert abs(found.slope.value - np.polyfit(growth, -cost / best, 1)[0]) < 4 * found.slope.se
+        assert found.loss.interval()[1] < 0 < found.slope.value  # type: ignore[operator]
+
+
+def test_sizes_are_compared_at_the_values_and_numbers_that_all_have(pms: list[PM]) -> None:
+    """A share that one size lacks leaves all of them; a size without the ends, or at another number, is no size."""
+    without = [pm for pm in pms if (pm.model.n_params, pm.setting.helpful_share) != (SIZES[0], 0.5)]
+    assert {size["model"] for size in mixing_by_size(pms).sizes} == {pm.model.name for pm in pms}
+    assert mixing_by_size(without) == BySize()  # no mixture is left between the ends
+    no_end = [pm for pm in pms if (pm.model.n_params, pm.setting.helpful_share) != (SIZES[0], 1.0)]
+    assert len(mixing_by_size(no_end).sizes) == 3
+    moved = [replace(pm, n_comparisons=1) if pm.model.n_params == SIZES[0] else pm for pm in pms]
+    assert mixing_by_size(moved) == BySize() and one_sided(moved) == {}
+
+
+def test_a_weight_without_a_loss_supports_nothing() -> None:
+    """Helpful accuracy is the same at weight 10, and higher at the larger size: no loss, so none that shrinks."""
+    kinds, rng, pms = TRANCHES[np.arange(800) // 2 % 2], np.random.default_rng(7), []
+    items = rng.random(800)
+    for size, gain in ((1000, 0.0), (4000, 0.06)):
+        for seed in range(2):
+            for weight, more in ((1.0, 0.0), (10.0, gain)):
+                right = items < np.where(kinds == TRANCHES[0], 0.7 + more, 0.6)
+                of = held_out(np.where(right, 1.0, -1.0), tranche=kinds)
+                pms.append(fake_pm(of, size, seed, harmless_weight=weight))
+    verdict, numbers = judge_weight(pm_evidence(pms))
+    assert verdict == "inconclusive" and numbers["n_bases"] == 4
 
 
 def test_one_sided_training_is_measured_on_the_other_kind(pms: list[PM]) -> None:
@@ -166,7 +226,8 @@ def test_one_sided_training_is_measured_on_the_other_kind(pms: list[PM]) -> None
     for name, share in (("harmless", 1.0), ("helpful", 0.0)):
         own = [pm for pm in pms if pm.setting.helpful_share == share]
         wanted = np.mean([by_group(pm.scores)[name] for pm in own])
-        assert found[name].value == pytest.approx(0.5 - wanted) and found[name].n == 600
+        pool, term = found[name]
+        assert term.value == pytest.approx(0.5 - wanted) and term.n == 600 and len(pool.bases) == 12
 
 
 # ---------------------------------------------------------------- curves
@@ -181,14 +242,17 @@ def test_curves_stand_beside_separate_passes(runs: Path, pms: list[PM]) -> None:
     passes = [pm for pm in pms if pm.model.name == "12k" and "curve.parquet" in pm.record.files]
     alone = {pm.record.config["seed"]: pm for pm in pms
              if pm.model.name == "12k" and pm.n_comparisons == 2000 and pm.half == "train"}  # fmt: skip
-    along, apart = [], []
+    along, apart, both = [], [], []
     for pm in passes:
         frame = pd.read_parquet(study.folder(pm.record) / "curve.parquet")
         then = frame[frame.pairs == 2003].sort_values("comparison_id")
         along.append((then.score_chosen > then.score_rejected).mean())
         apart.append((alone[pm.record.config["seed"]].scores.difference > 0).mean())
+    for pm in pms:
+        if pm.model.name == "12k" and pm.n_comparisons == 2000 and pm.setting == Setting():
+            both.append((pm.scores.difference > 0).mean())
     assert row["accuracy"]["value"] == pytest.approx(np.mean(along))
-    assert row["separate"]["value"] == pytest.approx(np.mean(apart))
+    assert row["separate"]["value"] == pytest.approx(np.mean(both))  # of both halves where there are both
     assert row["difference"]["value"] == pytest.approx(np.mean(along) - np.mean(apart))
     assert abs(row["difference"]["value"] + Truth.curve_lag) < 4 * row["difference"]["se"]
 
@@ -196,7 +260,11 @@ def test_curves_stand_beside_separate_passes(runs: Path, pms: list[PM]) -> None:
 def test_the_end_of_the_pass_is_the_pm_itself(runs: Path, pms: list[PM]) -> None:
     ends = [row for row in pm_curve(load_study(runs), pms) if row["at_end"]]
     assert {row["n_comparisons"] for row in ends} == {8000} == {row["pairs"] for row in ends}
-    assert all(row["separate"] is None and row["difference"] is None for row in ends)
+    assert all(row["difference"] is None for row in ends)
+    fitted = [pm for pm in pms if pm.model.name == "12k" and pm.n_comparisons == 8000 and pm.setting == Setting()]
+    assert {pm.half for pm in fitted} == {"train", "test"}
+    point = pick(ends, model="12k", group="all")["separate"]["value"]
+    assert point == pytest.approx(np.mean([(pm.scores.difference > 0).mean() for pm in fitted]))
 
 
 def test_evaluations_that_lack_comparisons_are_excluded(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def flattened(value: Any) -> Any:
     if isinstance(changed.get("relative"), dict) and changed["helpful_share"] != changed["best_share"]:
         changed["relative"] = difference(0.99, 0.1)
     if "helpful_share" in changed:
-        changed["accuracy"] = estimate(0.51, 0.1)
+        changed["accuracy"], changed["minus_chance"] = estimate(0.51, 0.1), difference(0.01, 0.1)
     if isinstance(changed.get("calibration_slope"), dict):
         changed["calibration_slope"] = estimate(1.01, 0.1)
     return changed
@@ -78,7 +78,9 @@ def test_a_difference_is_named_by_the_side_of_its_interval() -> None:
         "(\N{MINUS SIGN}0.30 [\N{MINUS SIGN}0.50, \N{MINUS SIGN}0.10]); not measurably different at c (a true "
         "difference of 0.28 would have been found with 80 % power); of unknown interval at d"
     )
-    assert tally([d for _, d in named], "higher", "lower") == "1 of 4 are measurably lower and 1 higher"
+    assert tally([d for _, d in named], "higher", "lower") == (
+        "1 of 3 are measurably lower and 1 higher (1 more of unknown interval)"
+    )
 
 
 def test_what_was_detectable_is_given_as_a_span() -> None:
@@ -116,6 +118,21 @@ def test_calibration_is_told_by_bins_and_by_slopes(results: Results) -> None:
     assert "0 of 10 are measurably below and 5 above the accuracy that the scores promise" in text
     assert "12k 1.200 [1.102, 1.298] (under-confident)" in text
     assert "60k 0.900 [0.802, 0.998] (over-confident)" in text
+
+
+def test_an_unknown_slope_is_not_called_calibrated(results: Results) -> None:
+    nothing = {"value": 1.0, "se": None, "low": None, "high": None, "n": 9}
+    results["pm_trend"] = [row | {"calibration_slope": nothing} for row in results["pm_trend"]]
+    text = " ".join(pm_sentences.score_sentences(results))
+    assert "(of unknown interval)" in text and "not measurably either" not in text
+
+
+def test_of_two_models_as_large_one_is_the_largest(results: Results) -> None:
+    twin = [row | {"model": "zz", "minus_first": difference(0.4, 0.01)} for row in results["pm_turns"]
+            if row["model"] == "300k" and row["minus_first"]]  # fmt: skip
+    results["pm_turns"] += twin
+    (line,) = [line for line in pm_sentences.score_sentences(results) if line.startswith("Against the first")]
+    assert "accuracy at zz is measurably higher" in line and "lower at turn" not in line
 
 
 def test_one_kind_alone_is_judged_against_chance(results: Results) -> None:

@@ -18,7 +18,7 @@ from analysis.pm_agreement import pm_agreement
 from analysis.pm_calibration import pm_calibration, pooled_slope
 from analysis.pm_floor import both_high_gain, pm_floor, pm_score_rows
 from analysis.pm_turns import first_turn_gain, pm_turns, turn_classes
-from analysis.pools import Pool
+from analysis.pools import Pool, on_common_comparisons
 from tests.fake_pms import empty_study, fake_pm, held_out
 
 KINDS = np.array(["helpful-base", "harmless-base"], dtype=object)
@@ -56,7 +56,9 @@ def test_turn_rows_are_means_over_their_comparisons() -> None:
     correct = np.stack([pm.scores.correct for pm in pms])
     means = [correct[:, turns == t].mean() for t in (1, 2, 3)]
     assert [row["accuracy"]["value"] for row in rows] == pytest.approx(means)
-    assert rows[2]["minus_first"]["value"] == pytest.approx(means[2] - means[0])
+    helpful = pms[0].scores.tranche == KINDS[0]  # a first turn is never about a harmless one, a third always
+    assert rows[2]["minus_first"] is None and not helpful[turns == 3].any()
+    assert rows[1]["minus_first"]["value"] == pytest.approx(correct[:, helpful & (turns == 2)].mean() - means[0])
     assert [row["accuracy"]["n"] for row in rows] == [60, 120, 60]
     assert [row["n_conversations"] for row in rows] == [60, 120, 60] and rows[0]["n_runs"] == 3
 
@@ -72,6 +74,46 @@ def test_an_easier_first_turn_is_found() -> None:
     assert gain is not None
     low, high = gain.interval()
     assert low is not None and high is not None and 0 < low < 0.15 < high
+
+
+def test_kinds_that_differ_in_turns_and_ease_make_no_first_turn_easier() -> None:
+    """Harmless ones are easier (.75 against .62) and more often about the first turn; no turn matters within a kind.
+    The marginal difference is .13 (.7 - .3) = .052; within kinds the interval holds 0."""
+    rng = np.random.default_rng(1)
+    harmless = np.repeat(rng.random(1000) < 0.5, 2)
+    turns = np.where(np.repeat(rng.random(1000), 2) < np.where(harmless, 0.7, 0.3), 1.0, 2.0)
+    pms = []
+    for k in range(6):
+        right = rng.random(2000) < np.where(harmless, 0.75, 0.62)
+        of = held_out(np.where(right, 1.0, -1.0), n_turns=turns, tranche=KINDS[harmless.astype(int)])
+        pms.append(fake_pm(of, 1000 * (1 + k // 2), k % 2))
+    pooled = np.concatenate([pm.scores.correct for pm in pms])
+    first = np.tile(turns == 1, 6)
+    assert pooled[first].mean() - pooled[~first].mean() > 0.03
+    gain = one(first_turn_gain(pms))
+    assert gain is not None
+    low, high = gain.interval()
+    assert low is not None and high is not None and low < 0 < high and high - low < 0.06
+    by_hand = [(pooled[own & first].mean() - pooled[own & ~first].mean(), (own & first).sum(), (own & ~first).sum())
+               for own in (np.tile(harmless, 6), np.tile(~harmless, 6))]  # fmt: skip
+    weights = [n * m / (n + m) for _, n, m in by_hand]
+    assert gain.value == pytest.approx(np.average([d for d, _, _ in by_hand], weights=weights))
+
+
+@pytest.mark.parametrize("n_first, known", [(29, False), (30, True)])
+def test_a_first_turn_needs_thirty_conversations(n_first: int, known: bool) -> None:
+    turns = np.where(np.arange(400) // 2 < n_first, 1.0, 2.0)
+    of = world(np.random.default_rng(0), 400, n_turns=turns)
+    same = held_out(of.difference, n_turns=turns)
+    pms = [fake_pm(same, seed=k) for k in range(2)]
+    assert (first_turn_gain(pms) is not None) == known
+    assert (pm_turns(empty_study(), pms)[-1]["minus_first"] is not None) == known
+
+
+def test_without_first_turns_nothing_is_compared_with_them() -> None:
+    of = held_out(np.random.default_rng(0).normal(0.3, 1, 400), n_turns=np.tile([2.0, 3.0], 200))
+    assert first_turn_gain([fake_pm(of)]) is None
+    assert {row["minus_first"] is None for row in pm_turns(empty_study(), [fake_pm(of)])} == {True}
 
 
 # ---------------------------------------------------------------- calibration
@@ -105,14 +147,38 @@ def test_scores_that_are_log_odds_have_slope_one() -> None:
     assert min(hits.values()) / 150 >= 0.89
 
 
-def test_the_pooled_slope_is_that_of_all_rows() -> None:
+def test_the_pooled_slope_is_the_mean_of_the_pms_slopes() -> None:
     pms = [fake_pm(world(np.random.default_rng(k)), n_params=n) for k, n in enumerate((1000, 2000, 4000))]
-    every = np.concatenate([pm.scores.difference for pm in pms])
-    wanted, found = calibration_slope(every, np.arange(len(every))), one(pooled_slope(pms))
-    assert wanted is not None and found is not None and found.value == pytest.approx(wanted.value)
+    own = [calibration_slope(pm.scores.difference, np.arange(600)) for pm in pms]
+    found = one(pooled_slope(pms))
+    slopes = [slope.value for slope in own if slope is not None]
+    assert found is not None and found.value == pytest.approx(np.mean(slopes))
+    assert found.se is not None and found.se >= np.std(slopes, ddof=1) / math.sqrt(3) * (1 - 1e-9)
     assert one(pooled_slope([])) is None
+    always = fake_pm(held_out(np.ones(600)), n_params=8000)
+    assert one(pooled_slope([*pms, always])) is None  # its slope is infinite
     trend = pm_trend(empty_study(), pms[:1])
     assert trend[0]["calibration_slope"]["value"] == pytest.approx(likeliest_slope(pms[0].scores), abs=2e-4)
+
+
+def test_the_mean_slope_covers_where_pms_differ() -> None:
+    """150 draws of four PMs of slopes about 1 (sd .2): 95 % less three Monte Carlo errors of 1.8."""
+    rng, hits = np.random.default_rng(4), 0
+    for _ in range(150):
+        pms = [fake_pm(world(rng, 400, scale=float(rng.normal(1, 0.2))), seed=k) for k in range(4)]
+        found = one(pooled_slope(pms))
+        assert found is not None
+        low, high = found.interval()
+        assert low is not None and high is not None
+        hits += low <= 1 <= high
+    assert hits / 150 >= 0.89
+
+
+def test_a_slope_whose_fit_does_not_converge_is_none() -> None:
+    """All but one right, and that one wrong by a hair: the best slope is beyond what 60 damped steps reach."""
+    difference = np.append(np.ones(50), -1e-9)
+    assert calibration_slope(difference, np.arange(51)) is None
+    assert calibration_slope(np.append(np.ones(50), -1.0), np.arange(51)) is not None
 
 
 def likeliest_slope(of: HeldOut) -> float:
@@ -208,6 +274,23 @@ def test_score_distributions_are_histograms_of_the_largest_size() -> None:
     assert len({tuple(row["edges"]) for row in rows}) == 1
 
 
+def test_the_error_of_a_centred_mean_is_that_of_repeated_draws() -> None:
+    """Both sides share what their conversation gives (sd 3), and so does the mean that is subtracted: over 200 draws
+    the means' own spread is within 15 % (three Monte Carlo errors of 5) of the reported error, of .15 uncentred. Their
+    mean is the truth put in, .25, within four Monte Carlo errors."""
+    rng, means, errors = np.random.default_rng(7), [], []
+    for _ in range(200):
+        level = np.repeat(rng.normal(0, 3, 400), 2)
+        noise = rng.normal(0, 0.5, (2, 800))
+        of = held_out(np.zeros(800), score_chosen=level + 0.5 + noise[0], score_rejected=level + noise[1])
+        rows = pm_score_rows(empty_study(), [fake_pm(of)])
+        row = next(row for row in rows if (row["group"], row["side"]) == ("all", "chosen"))
+        means.append(row["mean"]["value"])
+        errors.append(row["mean"]["se"])
+    assert np.mean(errors) == pytest.approx(np.std(means, ddof=1), rel=0.15)
+    assert np.mean(means) == pytest.approx(0.25, abs=4 * np.std(means) / math.sqrt(200))
+
+
 # ---------------------------------------------------------------- agreement
 
 
@@ -287,3 +370,20 @@ def test_pms_of_other_settings_enter_no_main_row() -> None:
     for table in (pm_rows, pm_trend, pm_turns, pm_calibration, pm_floor, pm_score_rows, pm_agreement):
         assert table(empty_study(), [main, *others]) == table(empty_study(), [main]), table
         assert table(empty_study(), others) == [], table
+
+
+def test_pms_are_compared_on_the_comparisons_that_all_scored() -> None:
+    """One PM lacks two comparisons and has the others in another order, one scored other comparisons altogether."""
+    of = world(np.random.default_rng(0), 40)
+    order = np.random.default_rng(1).permutation(40)[:38]
+    strange = held_out(np.ones(40), comparison_id=np.array([f"x{i}" for i in range(40)], dtype=object))
+    pms = [fake_pm(of), fake_pm(of, seed=1), fake_pm(of.select(order), seed=2), fake_pm(strange, seed=3)]
+    study = empty_study()
+    kept = on_common_comparisons(study, pms)
+    assert len(kept) == 3
+    for pm in kept:
+        assert list(pm.scores.comparison_id) == sorted(order)
+        np.testing.assert_array_equal(pm.scores.difference, of.difference[np.sort(order)])
+    reasons = [row["reason"] for row in study.excluded]
+    assert "other comparisons" in reasons[0] and reasons[1].startswith("2 of 40")
+    assert on_common_comparisons(empty_study(), pms[:2]) == pms[:2] and on_common_comparisons(empty_study(), []) == []

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from hh_scaling import models, ppo
 from hh_scaling.configs import Compute, PMConfig, PMTraining, PPOConfig, PPOTraining
+from hh_scaling.crew import Crew
 from hh_scaling.policy_eval import REFERENCE_SAMPLES, Evaluation, why_diverged
+from hh_scaling.ppo_work import minibatch_gradient
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.rollout import response_forward
 from hh_scaling.stages import StageContext, StageResult
@@ -126,25 +128,30 @@ def test_checkpoints_load_and_unreached_ones_are_absent(finished: tuple[Path, St
     assert torch.equal(policy(tokens).logits, plain(tokens).logits)
 
 
+def step(trainer: ppo.Trainer, batch: ppo.Batch) -> dict[str, float]:
+    """The gradient of all 16 samples by one process."""
+    return minibatch_gradient(trainer.work.crew(), trainer.work, batch.targets(list(range(16))), 0)
+
+
 def test_first_minibatch_has_ratio_one(parents: dict[str, Path], tmp_path: Path) -> None:
     """Log-ratio below 1e-5 in float32 though micro-batches and padding differ, at a temperature that is not 1."""
     trainer = built(parents, tmp_path, temperature=0.7)
-    batch = ppo.collect(trainer, trainer.policy, 0)
+    batch = ppo.collect(trainer, trainer.work.crew(), 0)
     for indices in ([0, 1, 2, 3], [15, 3, 9]):
         samples = [batch.samples[i] for i in indices]
-        logprobs, values, _ = response_forward(trainer.policy, trainer.value_head, samples, 0.7, COMPUTE)
-        old = batch.old.logprobs[indices][batch.old.mask[indices]]
+        logprobs, values, _ = response_forward(trainer.policy, trainer.models.value_head, samples, 0.7, COMPUTE)
+        old = batch.logprobs[indices][batch.mask[indices]]
         assert (logprobs - old).abs().max() < 1e-5
         assert (values == 0).all()  # the value head starts at zero
-    stats = ppo.ppo_step(trainer, batch, list(range(16)), 0)
+    stats = step(trainer, batch)
     assert stats["clip_fraction"] == 0 and abs(stats["kl_old_new"]) < 1e-9
 
 
 def test_rewards_sum_to_score_minus_kl(parents: dict[str, Path], tmp_path: Path) -> None:
     """Undiscounted returns at the first token, with zero values, are score - kl_coef * sequence KL (here 0)."""
     trainer = built(parents, tmp_path, gae_lambda=1.0)
-    batch = ppo.collect(trainer, trainer.policy, 0)
-    scores = torch.from_numpy(trainer.train_pm(batch.samples))
+    batch = ppo.collect(trainer, trainer.work.crew(), 0)
+    scores = torch.from_numpy(trainer.models.train_pm(batch.samples))
     torch.testing.assert_close(batch.returns[:, 0], scores, rtol=1e-5, atol=1e-5)
 
 
@@ -153,24 +160,24 @@ def test_gradient_does_not_depend_on_micro_batches(parents: dict[str, Path], tmp
     for budget in (64, 100_000):
         compute = Compute(micro_batch_tokens=budget)
         trainer, _ = ppo.build(config(compute), StageContext(parents, StageWriter(tmp_path), {}))
-        batch = ppo.collect(trainer, trainer.policy, 0)
-        ppo.ppo_step(trainer, batch, list(range(16)), 0)
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters() if p.grad is not None]))
+        batch = ppo.collect(trainer, trainer.work.crew(), 0)
+        step(trainer, batch)
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.models.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_policy_and_value_move_and_nothing_else(parents: dict[str, Path], tmp_path: Path) -> None:
     """Even at a learning rate of 1e-6 the float32 weights change; reference and preference model do not."""
     trainer = built(parents, tmp_path)
-    frozen = [*trainer.reference.parameters(), *trainer.train_pm.scores.model.parameters()]
+    frozen = [*trainer.models.reference.parameters(), *trainer.models.train_pm.scores.model.parameters()]
     before_frozen = [p.clone() for p in frozen]
-    before = [p.clone() for p in trainer.parameters()]
+    before = [p.clone() for p in trainer.models.parameters()]
     schedule = trainer.config.training.schedule
-    optimizer = make_optimizer(trainer.parameters(), schedule)
-    ppo.ppo_step(trainer, ppo.collect(trainer, trainer.policy, 0), list(range(16)), 0)
+    optimizer = make_optimizer(trainer.models.parameters(), schedule)
+    step(trainer, ppo.collect(trainer, trainer.work.crew(), 0))
     apply_step(optimizer, schedule, 1e-6, 0)
     assert all(torch.equal(a, b) for a, b in zip(before_frozen, frozen, strict=True))
-    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.parameters(), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.models.parameters(), strict=True)]
     assert all(moved)
 
 
@@ -247,3 +254,28 @@ def test_a_killed_run_resumes_to_the_same_bits(
         assert (undisturbed / name).read_bytes() == (resumed / name).read_bytes()
     tables = [pd.read_parquet(p / "evals.parquet") for p in (undisturbed, resumed)]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+
+
+def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Float32: the same samples read and differentiated in two parts."""
+    one, two = (built(parents, tmp_path) for _ in range(2))
+    batch = ppo.collect(one, one.work.crew(), 0)
+    expected = step(one, batch)
+    with Crew(2, two.models.parameters(), gradient=two.work.gradient) as crew:
+        found = minibatch_gradient(crew, two.work, batch.targets(list(range(16))), 0)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-7)
+    for ours, theirs in zip(two.models.parameters(), one.models.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_make_a_run_that_repeats(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Bit for bit; every prompt of an update is answered, and tokens are counted where they are spent."""
+    of = config(Compute(threads=2, micro_batch_tokens=1024))
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+        run_stage("ppo", of, parents, folder)
+    assert untimed(folders[0]) == untimed(folders[1])
+    assert (folders[0] / "model/model.safetensors").read_bytes() == (
+        folders[1] / "model/model.safetensors"
+    ).read_bytes()

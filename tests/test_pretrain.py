@@ -15,7 +15,7 @@ from hh_scaling import models, pretrain, training
 from hh_scaling.configs import BaseConfig, BaseTraining, Schedule, SizeSpec
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.stages import StageContext
-from tests.tiny import COMPUTE, base_config, run_stage
+from tests.tiny import COMPUTE, base_config, kill_at, run_stage
 
 
 def test_loss_falls_far_below_uniform(tiny_stages: dict[str, Path]) -> None:
@@ -112,17 +112,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(
     config = base_config(n_tokens=16_000, checkpoint_seconds=1e-9)
     undisturbed, broken, resumed = (tmp_path / name for name in ("undisturbed", "broken", "resumed"))
     run_stage("base", config, tiny_stages, undisturbed)
-    real = StageWriter.progress
-
-    def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
-        if done == 13:
-            raise KeyboardInterrupt
-        real(self, done, total, note)
-
-    monkeypatch.setattr(StageWriter, "progress", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage("base", config, tiny_stages, broken)
-    monkeypatch.undo()
+    kill_at(13, monkeypatch, lambda: run_stage("base", config, tiny_stages, broken))
     run_stage("base", config, tiny_stages, resumed, [broken])
     assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
     weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]

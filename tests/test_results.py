@@ -138,10 +138,12 @@ def test_pm_slopes_are_those_put_in(results: dict[str, Any]) -> None:
     assert fit["x"] == ["n_params", "n_comparisons"] and fit["n_clusters"] == len(SIZES) * 2
 
 
-def test_one_chain_gives_an_interval_over_items_that_says_so(tmp_path: Path) -> None:
+def test_one_chain_gives_an_interval_that_says_so(tmp_path: Path) -> None:
     results = analyze(make_runs(tmp_path, sizes=(12_000,), seeds=(0,), shape=Shape(at=("end",))))
     fit = next(f for f in results["fits"] if f["group"] == "pm 12k")
-    assert fit["params"]["c1"]["se"] > 0 and [note["code"] for note in fit["notes"]] == ["items_only"]
+    assert fit["params"]["c1"]["se"] > 0 and [note["code"] for note in fit["notes"]] == ["one_chain"]
+    data = next(claim for claim in results["claims"] if claim["id"] == "C-data")
+    assert data["evidence"]["slopes_per_ln_comparisons"][0]["interval"] == "given one base model and seed"
 
 
 def test_every_policy_starts_at_the_origin(results: dict[str, Any]) -> None:
@@ -187,17 +189,26 @@ def test_bits_per_byte_is_positive_where_it_costs(results: dict[str, Any]) -> No
 
 def test_claims_follow_the_truth_put_in(results: dict[str, Any]) -> None:
     verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
-    assert verdicts["C-data"] == verdicts["C-size"] == verdicts["C-sqrtkl"] == verdicts["C-gold"] == "supported"
+    assert verdicts["C-size"] == verdicts["C-sqrtkl"] == verdicts["C-gold"] == "supported"
+    assert verdicts["C-data"] != "contradicted"  # two seeds: a size that happens to scatter more may leave it open
     assert verdicts["C-tax-small"] == verdicts["C-tax-crossover"] == "supported"
 
 
 def evidence(results: dict[str, Any], **changes: Any) -> Evidence:
     """What the claims' rules see of these results, with parts replaced; exponents of four runs about 1."""
     found = {f"run{i}": k for i, k in enumerate((0.96, 0.98, 1.02, 1.04))}
+    results = results | {"fits": [resolved(f) if f["x"] == ["n_comparisons"] else f for f in results["fits"]]}
     names = [model["name"] for model in results["models"]]
     parts = {key: results[key] for key in ("fits", "pooled", "crossover", "overoptimisation")}
     parts |= {"exponents": Exponents(found, {}), "parting": None, "pm_sizes": names, "policy_sizes": names}
     return Evidence(**(parts | changes))
+
+
+def resolved(fit: dict[str, Any]) -> dict[str, Any]:
+    """A fit whose slope is known to .01 either way."""
+    slope = fit["params"].get("c1")
+    known = slope and slope | {"low": slope["value"] - 0.01, "high": slope["value"] + 0.01}
+    return fit if slope is None else fit | {"params": fit["params"] | {"c1": known}}
 
 
 def verdicts(of: Evidence) -> dict[str, str]:

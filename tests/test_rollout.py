@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -169,3 +170,16 @@ def test_end_tokens_in_the_prompt_or_as_only_token_are_fine(loaded: tuple[Any, A
     assert scored.mask.tolist() == [[True, False, False], [True, True, True]]
     logits = model(torch.tensor([[end, 5, end]])).logits[0, -1].detach()
     torch.testing.assert_close(scored.logprobs[0, 0], torch.log_softmax(logits, -1)[end], rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_are_as_frequent_as_the_softmax_says() -> None:
+    """Chi-square of 200,000 draws at a temperature, also with a token of probability 0 and a rare one (p > 1e-4)."""
+    logits = torch.tensor([2.0, -3.0, 0.5, float("-inf"), 1.0, -1.0])
+    n, temperature = 200_000, 0.8
+    generator = torch.Generator().manual_seed(0)
+    drawn = rollout.sample_tokens(logits.expand(n, -1), temperature, generator)
+    expected = torch.softmax(logits / temperature, -1).numpy() * n
+    counts = np.bincount(drawn, minlength=6)
+    assert counts[3] == 0
+    seen = expected > 0
+    assert chisquare(counts[seen], expected[seen]).pvalue > 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,47 @@ def test_own_scores_are_those_of_the_stage(
     stage = pd.read_parquet(pm_stage / "scores.parquet")
     for side in ("score_chosen", "score_rejected"):
         np.testing.assert_allclose([row[side] for row in found["rows"]], stage[side], rtol=0, atol=1e-4)
+    # Scores differ by rounding, which may decide one tie otherwise: one comparison.
     accuracy = ((stage.score_chosen > stage.score_rejected) + 0.5 * (stage.score_chosen == stage.score_rejected)).mean()
     assert found["summary"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1 / len(stage))
+
+
+def test_own_scores_are_those_of_the_stage_where_texts_are_cut(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """A PM of 24 tokens on longer transcripts, in the stage's folder and copied without its record: the same cuts."""
+    stage = tmp_path / "pm"
+    stage.mkdir()
+    short = PMTraining(max_length=24, batch_size=16)
+    of = PMConfig(size=SIZE, seed=0, half="train", n_comparisons=64, training=short, compute=COMPUTE)
+    run_stage("pm", of, tiny_stages, stage)
+    rows = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet").query("split == 'held_out'")
+    texts = [
+        {"chosen": p + c, "rejected": p + r} for p, c, r in zip(rows.prompt, rows.chosen, rows.rejected, strict=True)
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", texts)
+    expected = pd.read_parquet(stage / "scores.parquet")
+    copied = shutil.copytree(stage / "model", tmp_path / "copied")
+    for pm in (stage / "model", copied):
+        found = score_file(str(pm), file, COMPUTE)
+        assert found["truncated"] > 0
+        for side in ("score_chosen", "score_rejected"):
+            np.testing.assert_allclose([row[side] for row in found["rows"]], expected[side], rtol=0, atol=1e-4)
+
+
+def test_scores_that_are_no_numbers_are_named(pm_stage: Path, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "foreign", pm_stage)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.score.weight.fill_(float("nan"))
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match="1 of 1 scores by the model are not finite"):
+        score_file(str(folder), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}]), COMPUTE)
+
+
+def test_a_template_that_refuses_is_named_with_its_line(pm_stage: Path, tmp_path: Path) -> None:
+    template = "{{ raise_exception('roles must alternate') }}"
+    folder = foreign(tmp_path / "foreign", pm_stage, template=template)
+    with pytest.raises(DataError, match="line 1: the model's chat template refuses this text .roles must alternate"):
+        score_file(str(folder), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}]), COMPUTE)
 
 
 def test_kinds_of_rows(pm_stage: Path, tmp_path: Path) -> None:

@@ -163,6 +163,25 @@ wrld: {}
         (MINIMAL + "pm: {eval_at: 8}\n", "3:15: pm.eval_at: is made from pm.n_comparisons; --set pm.learning_curve=true"),
         (MINIMAL + "pm: {halves: train}\n", "3:14: pm.halves: is train, but ppo needs those of the test half too (allowed: both; --set ppo=null)"),
         (MINIMAL + "pm: {halves: test}\n", "3:14: pm.halves: is 'test' (allowed: both, train)"),
+        (MINIMAL + "pm: {pretrained: true}\n", "3:18: pm.pretrained: has true, but there is no pmp section that says how; --set pmp={}"),
+        (MINIMAL + "pm: {pretrained: true}\npmp: {}\n", "3:18: pm.pretrained: needs votes; --set world.n_votes=10k"),
+        (MINIMAL + "pm: {extra_share: [0.5]}\n", "3:19: pm.extra_share: needs votes; --set world.n_votes=10k"),
+        ("data: {path: x}\nsizes: [27k]\npm: {extra_share: 1}\n", "3:19: pm.extra_share: needs votes; --set data.votes=FILE"),
+        ("world: {n_votes: 100}\nsizes: [27k]\npm: {extra_share: 0.5, n_comparisons: 400}\n", "3:19: pm.extra_share: needs 200 votes (allowed: at most world.n_votes, 100)"),
+        ("world: {n_votes: 100}\nsizes: [27k]\npm: {pretrained: [false, true]}\npmp: {n_comparisons: 101}\n", "3:18: pm.pretrained: needs 101 votes (allowed: at most world.n_votes, 100)"),
+        ("world: {n_votes: 100}\nsizes: [27k]\npm: {extra_share: [0.5, 0.001], n_comparisons: 100}\n", "3:19: pm.extra_share: has 0.001, which is no vote beside 100 (allowed: 0, or 0.01 to 1)"),
+        (MINIMAL + "pm: {pretrained: []}\n", "3:18: pm.pretrained: is this (allowed: at least 1 of them)"),
+        (MINIMAL + "pm: {pretrained: [true, true]}\n", "3:18: pm.pretrained: names a value twice"),
+        (MINIMAL + "pm: {pretrained: maybe}\n", "3:18: pm.pretrained: is 'maybe' (allowed: true or false)"),
+        (MINIMAL + "pm: {extra_share: [0.5, 0.50]}\n", "3:19: pm.extra_share: names a number twice"),
+        (MINIMAL + "pm: {extra_share: 1.5}\n", "3:19: pm.extra_share: is 1.5 (allowed: a number of at most 1.0)"),
+        (MINIMAL + "pmp: {eval_at: 8}\n", "3:16: pmp.eval_at: is for preference models alone, by pm.learning_curve (allowed: an empty list)"),
+        (MINIMAL + "pmp: {schedule: {rate_factor: 2}}\n", "3:31: pmp.schedule.rate_factor: cannot be varied (allowed: rate_factor of base, pm or ppo)"),
+        (MINIMAL + "pmp: {max_length: 999}\n", "3:19: pmp.max_length: is 999 tokens (allowed: at most base.max_positions, 256)"),
+        (MINIMAL + "data: {votes: {path: x, hub: a/b}}\n", "3:15: data.votes: has both of path and hub (allowed: exactly one)"),
+        (MINIMAL + "data: {votes: {}}\n", "3:15: data.votes: has neither of path and hub (allowed: exactly one)"),
+        ("world: {n_votes: 9}\nsizes: [27k]\ndata: {votes: x}\n", "3:15: data.votes: is given, but the world makes votes too (allowed: one of them; world.n_votes: 0)"),
+        (MINIMAL + "pmp: {binarized: true}\n", "3:7: pmp.binarized: unknown key (did you mean 'binarised'?)"),
         (MINIMAL + "name: a b\n", "3:7: name: is 'a b' (allowed: letters, digits, '.', '_' and '-', beginning with a letter or digit)"),
         (MINIMAL + "data: {held_out_fraction: 1.5}\n", "3:27: data.held_out_fraction: is 1.5 (allowed: a number of at most 1.0)"),
         (MINIMAL + "ppo: {kl_coef: .inf}\n", "3:16: ppo.kl_coef: is inf (allowed: a finite number)"),
@@ -304,6 +323,7 @@ def test_the_study_chooses_everything_that_compute_has() -> None:
 SHIPPED = {"smoke", "demo", "hh-local", "smollm2", "pythia", "pm-scaling", "pm-mixing", "lr-check"}
 SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh"}
 LOCAL_FILES = ("data.path", "text.path", "text.held_out")
+NEEDED = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
 
 
 def test_the_shipped_studies_are_all_there() -> None:
@@ -312,8 +332,7 @@ def test_the_shipped_studies_are_all_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_shipped_study_is_valid_once_it_knows_its_data(name: str) -> None:
-    needed = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
-    more = [f"{key}=somewhere" for key in needed.get(name, ())]
+    more = [f"{key}=somewhere" for key in NEEDED.get(name, ())]
     study = load_study(name, more).study
     assert study.description
 

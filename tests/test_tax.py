@@ -45,6 +45,7 @@ def test_tax_is_before_minus_after_and_its_paired_error() -> None:
     rng = np.random.default_rng(0)
     before, after = (rng.random(500) < 0.7).astype(float), (rng.random(500) < 0.6).astype(float)
     row = task_rows([[pair(before, after)]])[0]
+    judge([row])
     difference = before - after
     assert row["value"] == pytest.approx(difference.mean()) and row["se"] == pytest.approx(stats.sem(difference))
     assert row["normalised"]["value"] == pytest.approx(difference.mean() / 0.75)
@@ -52,6 +53,10 @@ def test_tax_is_before_minus_after_and_its_paired_error() -> None:
     assert row["p"] == pytest.approx(stats.ttest_rel(before, after).pvalue, rel=1e-9)
     # 80 % power by the noncentral t, whose quantile is close to the sum of the two central ones
     power = stats.nct.sf(stats.t.ppf(0.975, 499), 499, row["mde"] / (stats.sem(difference) / 0.75))
+    assert power == pytest.approx(0.80, abs=2e-3)
+    family = [task_rows([[pair(before, after)]])[0] for _ in range(5)]
+    judge(family)  # Holm's first step is at .05 / 5
+    power = stats.nct.sf(stats.t.ppf(1 - 0.005, 499), 499, family[0]["mde"] / (stats.sem(difference) / 0.75))
     assert power == pytest.approx(0.80, abs=2e-3)
     assert row["n_items"] == row["before_score"]["n"] == row["normalised"]["n"] == 500
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -118,3 +120,18 @@ def make_base(root: Path) -> dict[str, Path]:
     parents = {"data": data, "tokenizer": make_tokenizer(root, data)}
     run_stage("base", base_config(), parents, root / "base")
     return parents | {"base": root / "base"}
+
+
+def kill_at(progress: float, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
+    """Run a stage that is interrupted when it tells this progress, after its last state."""
+    real = StageWriter.progress
+
+    def dies(self: StageWriter, done: float, total: float, note: str = "") -> None:
+        if done == progress:
+            raise KeyboardInterrupt
+        real(self, done, total, note)
+
+    monkeypatch.setattr(StageWriter, "progress", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()

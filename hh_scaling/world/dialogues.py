@@ -61,13 +61,17 @@ class Dialogues:
         refuse = request.harmful and dice.chance(0.5)
         return f"{prompt} {(self.responses.refusal if refuse else self.responses.right)(dice, request)}"
 
-    def comparisons(self, dice: Dice) -> Iterator[Comparison]:
-        """Endless comparisons: a prompt, two different responses, and a label drawn from their gold scores."""
+    def comparisons(self, dice: Dice, temperature: float | None = None) -> Iterator[Comparison]:
+        """Endless comparisons: a prompt, two different responses, and a label drawn from their gold scores.
+
+        The label's temperature is the world's unless given.
+        """
+        temperature = self.temperature if temperature is None else temperature
         while True:
             prompt, request = self.prompt(dice)
             a, b = (f" {response}" for response in self._two(dice, request))
             gold_a, gold_b = self.scorer.score(prompt, a).total, self.scorer.score(prompt, b).total
-            p_a = p_wins(gold_a - gold_b, self.temperature)
+            p_a = p_wins(gold_a - gold_b, temperature)
             if dice.chance(p_a):
                 yield Comparison(prompt, a, b, request.tranche, gold_a, gold_b, p_a)
             else:

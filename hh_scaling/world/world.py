@@ -40,6 +40,10 @@ class World:
         """``n_comparisons`` comparisons with Bradley-Terry labels; the two responses of each differ."""
         return list(islice(self.dialogues.comparisons(self._dice("comparisons")), self.config.n_comparisons))
 
+    def votes(self) -> Iterator[Comparison]:
+        """Endless further comparisons, labelled at ``votes_temperature``; all else is what it is without them."""
+        return self.dialogues.comparisons(self._dice("votes"), self.config.votes_temperature)
+
     def gold(self, prompt: str, response: str) -> Gold:
         """The exact helpful, harmless and total score of any response to any prompt."""
         return self.dialogues.scorer.score(prompt, response)

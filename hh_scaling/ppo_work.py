@@ -1,0 +1,194 @@
+"""What a PPO run computes in parts, by one process or by several: rollouts, and gradients of minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hh_scaling.configs import PPOConfig
+from hh_scaling.crew import Crew, balanced, crew_size
+from hh_scaling.losses import kl_k3, policy_loss, value_loss
+from hh_scaling.models import forward_flops, micro_batches
+from hh_scaling.records import StageWriter, check_finite
+from hh_scaling.rollout import (
+    Sample,
+    StopText,
+    count_generation,
+    generate,
+    refresh,
+    response_forward,
+    sampling_copy,
+    score_responses,
+)
+from hh_scaling.scorers import stream_seed
+
+SUMS = ("policy_loss", "value_loss", "clip_fraction", "kl_old_new")  # over response tokens
+
+
+@dataclass
+class Models:
+    """The trained policy with its value head, and the frozen models."""
+
+    config: PPOConfig
+    policy: PreTrainedModel
+    value_head: nn.Linear
+    reference: PreTrainedModel
+    train_pm: Callable[[Sequence[Sample]], np.ndarray]
+    tokenizer: Any
+    stop: StopText
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.policy.parameters(), *self.value_head.parameters()]
+
+
+def zero_value_head(policy: PreTrainedModel, device: str) -> nn.Linear:
+    """A value of 0 for every token, until it is trained."""
+    head = nn.Linear(policy.config.hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head.to(device)
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """Sampled responses with what was read of them; (B, R) arrays, response tokens only, 0 elsewhere."""
+
+    samples: list[Sample]
+    logprobs: np.ndarray
+    values: np.ndarray
+    reference: np.ndarray  # log-probabilities by the reference
+    scores: np.ndarray  # (B,) of the train PM
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a minibatch's loss is computed from: samples, and (N,) arrays over all their response tokens in order."""
+
+    samples: list[Sample]
+    logprobs: np.ndarray
+    values: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.logprobs, self.values, self.advantages, self.returns
+
+    def some(self, rows: Sequence[int]) -> Targets:
+        """Of some of the samples."""
+        ends = np.cumsum([len(s.response) for s in self.samples])
+        parts = [np.split(x, ends[:-1]) for x in self.arrays()]
+        return Targets([self.samples[i] for i in rows], *(np.concatenate([x[i] for i in rows]) for x in parts))
+
+
+class Work:
+    """The parts' work; every process of the crew has one, with a sampling copy of the policy of its own."""
+
+    def __init__(self, models: Models, out: StageWriter) -> None:
+        self.models, self.out = models, out
+        self.sampler = sampling_copy(models.policy, models.config.compute)
+
+    def crew(self) -> Crew:
+        """The processes that share the policy's weights and do this work."""
+        n = crew_size(self.models.config.compute)
+        return Crew(n, self.models.parameters(), rollout=self.rollout, gradient=self.gradient)
+
+    def refresh(self) -> None:
+        """Give the sampling copy the policy's present weights."""
+        refresh(self.sampler, self.models.policy)
+
+    def rollout(self, part: tuple[int, int, list[list[int]]]) -> tuple[Rolled, int, float]:
+        """(number of the part, update, prompts) -> one scored response a prompt; tokens and operations it took."""
+        number, update, prompts = part
+        before = self.out.tokens, self.out.flops
+        stream = "rollout" if number == 0 else f"rollout/{number}"
+        samples = self.sample(prompts, stream_seed(self.models.config.seed, update, stream))
+        rolled = self.read(samples)
+        return rolled, self.out.tokens - before[0], self.out.flops - before[1]
+
+    def sample(self, prompts: list[list[int]], seed: int) -> list[Sample]:
+        """One response a prompt by the policy as it is now."""
+        models, training = self.models, self.models.config.training
+        self.refresh()
+        samples = generate(
+            self.sampler, prompts, rows=training.sample_rows, max_tokens=training.max_response_tokens,
+            temperature=training.temperature, tokenizer=models.tokenizer, stop=models.stop,
+            generator=torch.Generator(models.config.compute.device).manual_seed(seed),
+        )  # fmt: skip
+        count_generation(models.policy, samples, self.out)
+        return samples
+
+    def read(self, samples: list[Sample]) -> Rolled:
+        """Log-probabilities by policy and reference, values, and the train PM's scores."""
+        models, temperature = self.models, self.models.config.training.temperature
+        old, reference = (
+            score_responses(model, head, samples, temperature, models.config.compute, self.out)
+            for model, head in ((models.policy, models.value_head), (models.reference, None))
+        )
+        logprobs, values, references = (x.cpu().numpy() for x in (old.logprobs, old.values, reference.logprobs))
+        return Rolled(samples, logprobs, values, references, models.train_pm(samples))
+
+    def gradient(self, part: tuple[Targets, int, int]) -> list[float]:
+        """Gradient of some samples' share of a loss that is a mean over ``n_tokens``; sums of its statistics."""
+        targets, n_tokens, budget = part
+        training, models = self.models.config.training, self.models
+        totals = torch.zeros(len(SUMS))
+        for group in micro_batches([len(s.ids) for s in targets.samples], budget):
+            some = targets.some(group)
+            logprobs, values, _ = response_forward(
+                models.policy, models.value_head, some.samples, training.temperature, models.config.compute, False
+            )
+            old, old_values, advantages, returns = (torch.from_numpy(x).to(logprobs.device) for x in some.arrays())
+            surrogate = policy_loss(logprobs, old, advantages, training.clip_range)
+            error = value_loss(values, old_values, returns, training.value_clip_range)
+            ((surrogate.sum() + training.value_coef * error.sum()) / n_tokens).backward()
+            with torch.no_grad():
+                clipped = ((logprobs - old).exp() - 1).abs() > training.clip_range
+                apart = kl_k3(old, logprobs)  # sampled by the old policy: it comes first
+                totals += torch.stack([x.sum().cpu() for x in (surrogate, error, clipped, apart)])
+        return totals.tolist()
+
+
+def roll_out(crew: Crew, prompts: Sequence[list[int]], update: int, out: StageWriter) -> Rolled:
+    """One scored response a prompt, in order."""
+    bounds = torch.linspace(0, len(prompts), crew.n + 1).round().int().tolist()
+    spans = [list(prompts[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    results = crew.do("rollout", [(number, update, span) for number, span in enumerate(spans)])
+    for _, tokens, flops in results[1:]:  # the first part was counted where it was done: here
+        out.count(tokens, flops)
+    return joined([rolled for rolled, _, _ in results])
+
+
+def joined(parts: Sequence[Rolled]) -> Rolled:
+    """Parts as one, one after another."""
+    samples = [sample for part in parts for sample in part.samples]
+    width = max(len(s.response) for s in samples)
+
+    def rows(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in arrays])
+
+    scores = np.concatenate([part.scores for part in parts])
+    return Rolled(samples, rows("logprobs"), rows("values"), rows("reference"), scores)
+
+
+def minibatch_gradient(crew: Crew, work: Work, targets: Targets, update: int) -> dict[str, float]:
+    """Gradient of a minibatch's loss, a mean over its response tokens; returns its statistics, means too."""
+    compute = work.models.config.compute
+    lengths = [len(s.response) for s in targets.samples]
+    n_tokens = sum(lengths)
+    budget = max(1, compute.micro_batch_tokens // crew.n)
+    groups = balanced([float(len(s.ids)) for s in targets.samples], crew.n)
+    parts = [(targets.some(rows), n_tokens, budget) for rows in groups]
+    results = crew.gradient("gradient", parts)
+    means = {name: sum(column) / n_tokens for name, column in zip(SUMS, zip(*results, strict=True), strict=True)}
+    check_finite("PPO loss", means["policy_loss"] + means["value_loss"], update)
+    n_all = sum(len(s.ids) for s in targets.samples)
+    flops = 3 * forward_flops(work.models.policy, n_all, n_all / len(lengths), logits=n_tokens)
+    work.out.count(n_all, flops)
+    return means
