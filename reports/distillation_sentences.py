@@ -26,9 +26,11 @@ def distillation_sentences(results: Row) -> list[str]:
         _teachers(responses),
         _taken_over(responses),
         _changed(responses, "kl_change", "That KL, distilled minus base, is"),
-        _changed(responses, "distilled_minus_base", "Loss on held-out responses, distilled minus base, is"),
-        _changed(responses, "distilled_minus_prompted", "Distilled minus the same base that reads the prompt, it is"),
-        _changed(text, "distilled_minus_base", "Loss on held-out plain text, distilled minus base, is"),
+        _changed(
+            responses, "distilled_minus_base", "Loss on held-out responses (nats a token), distilled minus base, is"
+        ),
+        _changed(responses, "distilled_minus_prompted", "The same loss, distilled minus base with the prompt, is"),
+        _changed(text, "distilled_minus_base", "Loss on held-out plain text (nats a token), distilled minus base, is"),
     ]
     return [line for line in lines if line]
 
@@ -43,7 +45,7 @@ def _teachers(rows: Sequence[Row]) -> str:
     parts = [f"{join_words(own)} from the same base with the prompt"] if own else []
     parts += [f"{join_words(models)} from {teacher} with the prompt" for teacher, models in others.items()]
     known = next((row for row in rows if row.get("n_prompt_tokens") is not None), None)
-    prompt = "" if known is None else f" (of {known['prompt']}, {plural(known['n_prompt_tokens'], 'token')})"
+    prompt = "" if known is None else f" ({known['prompt']}, {plural(known['n_prompt_tokens'], 'token')})"
     return f"Distilled references: {'; '.join(parts)}{prompt}."
 
 
@@ -60,7 +62,7 @@ def _taken_over(rows: Sequence[Row]) -> str:
 
 def _changed(rows: Sequence[Row], measure: str, subject: str) -> str:
     known = [(row["model"], row[measure]) for row in rows if has_value(row[measure])]
-    return f"{subject} {changes(known, 'higher', 'lower')}, in nats a token." if known else ""
+    return f"{subject} {changes(known, 'higher', 'lower')}." if known else ""
 
 
 def distillation_tables(results: Row) -> list[HtmlTable]:

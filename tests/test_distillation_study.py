@@ -254,7 +254,7 @@ def rows_by_hand(change: float, teacher: str | None = None) -> Results:
 @pytest.mark.parametrize(("change", "word"), [(0.5, "higher"), (-0.5, "lower"), (0.001, "not measurably different")])
 def test_sentences_can_come_out_every_way(change: float, word: str) -> None:
     teachers, left, *changed = distillation_sentences.distillation_sentences(rows_by_hand(change))
-    assert "12k and 60k from the same base with the prompt (of hhh_prompt.txt, 100 tokens)" in teachers
+    assert "12k and 60k from the same base with the prompt (hhh_prompt.txt, 100 tokens)" in teachers
     assert "1.0000 before and 1.0000 after at 12k" in left and len(changed) == 4
     others = {"higher", "lower", "not measurably different"} - {word}
     assert all(word in line and not any(f"{o} at" in line for o in others) for line in changed)
