@@ -110,7 +110,7 @@ def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
     share = counts / counts.sum(axis=1, keepdims=True)
     relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
-    d = np.sqrt(np.maximum(share @ curve.values["kl_k1"][kept].T, 0.0))
+    d = np.sqrt(np.maximum(share @ curve.kls[kept].T, 0.0))
     r = share @ relative[kept].T
     other = {"sqrt-kl-linear": [], "bon": [-(d**2)], "rl": [-d * np.log(np.maximum(d, 1e-300))]}[law]
     design = np.stack([d, *other], axis=2)

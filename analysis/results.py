@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 import hh_scaling
-from analysis import claims, frames, frontier, pm, reward_paths, tax_sizes
+from analysis import claims, distillation, frames, frontier, pm, reward_paths, tax_sizes
 from analysis.frontier_fits import frontier_fits, run_exponents
 from analysis.frontier_laws import law_rows
 from analysis.frontier_slopes import bound_rows, slope_rows
@@ -40,10 +40,10 @@ SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
-    "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "frontier_laws", "frontier_slopes", "frontier_peaks", "reward_bound",
-    "benchmarks", "tax", "pooled", "crossover", "tax_per_reward", "at_equal_reward", "predictions", "fits", "models",
-    "stages", "claims", "excluded",
+    "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check",
+    "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
+    "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "pooled", "crossover", "tax_per_reward",
+    "at_equal_reward", "predictions", "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -116,6 +116,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "stages": frames.stage_rows(study),
         **pm_tables(study, pms),
         "rate_check": rate_check(study, pms, all_curves, scores),
+        "distillation": distillation.distillation_rows(study),
+        "distillation_curve": distillation.distillation_curve(study),
         "frontier": frontier.frontier_rows(study, curves),
         "scored_by": scored_by(study, curves, scores),
         "overoptimisation": over,

@@ -116,7 +116,8 @@ def interpolated_paths(
 
 def _line_places(study: Study, line: Record, curve: Curve, items: Mapping[str, Items]) -> list[Place]:
     """The benchmarked alphas of an interpolation, ascending, with rises from the policy's start on the same prompts."""
-    frame = stage_table(study, line, "evals.parquet", ("alpha", "prompt_id", "kl_k1", "gold"))
+    kl = f"kl_{curve.estimator}"
+    frame = stage_table(study, line, "evals.parquet", ("alpha", "prompt_id", kl, "gold"))
     if frame is None:
         return []
     found = []
@@ -128,7 +129,7 @@ def _line_places(study: Study, line: Record, curve: Curve, items: Mapping[str, I
         here = frame[np.isclose(frame.alpha, alpha)].set_index("prompt_id").reindex(list(curve.prompts))
         rise = here.gold.to_numpy(float) - curve.values["gold"][0]
         if np.isfinite(rise).all():
-            root = math.sqrt(max(float(here.kl_k1.mean()), 0.0))
+            root = math.sqrt(max(float(here[kl].mean()), 0.0))
             found.append((alpha, Place(f"alpha={alpha}", root, rise, tasks)))
     return [place for _, place in sorted(found, key=lambda entry: entry[0])]
 

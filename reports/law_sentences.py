@@ -143,16 +143,16 @@ def law_methods(results: Row) -> list[str]:
     lines = []
     if rows_of(results, "frontier_laws"):
         lines.append(
-            "Laws of score against √KL share a shape over a size's runs, each run with a height of its own. K points of "
-            "a run count as K (1 − ρ)/(1 + ρ), ρ the autocorrelation of neighbouring residuals. Peaks have Fieller's "
-            "interval of α/β; one beyond the farthest point was not seen. Slopes are compared by an F test in which a "
-            "base model (or a seed, where a size has one base) is one observation."
+            "Laws of score against √KL share a shape over a size's runs, each run with a height of its own. K points "
+            "of a run count as K (1 − ρ)/(1 + ρ), ρ the autocorrelation of neighbouring residuals. Peaks have "
+            "Fieller's interval of α/β; one beyond the farthest point was not seen. Slopes are compared by an F test in "
+            "which a base model (or a seed, where a size has one base) is one observation."
         )
     if rows_of(results, "tax_per_reward"):
         lines.append(
             "At a matched gold reward, the largest that every run reached, the tax is read between a run's "
-            "checkpoints, linearly in the rise of the gold score. Tax per unit of reward has Fieller's interval, items and prompts "
-            "crossed with the same runs."
+            "checkpoints, linearly in the rise of the gold score. Tax per unit of reward has Fieller's interval, items "
+            "and prompts crossed with the same runs."
         )
     return lines
 

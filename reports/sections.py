@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from reports import (
+    distillation_sentences,
     law_sentences,
     method,
     pm_pretraining_sentences,
@@ -29,7 +30,7 @@ from reports.results import models_by_size, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
-OPTIONAL = ("scores", "mixing", "predictions", "rates")  # sections left out where the study has nothing for them
+OPTIONAL = ("scores", "mixing", "reference", "predictions", "rates")  # left out where the study has nothing for them
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,16 @@ def _pm_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection
 
 
 def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
-    """Policies, their tax, and learning rates."""
+    """References, policies, their tax, and learning rates."""
     shown = partial(shown_in, figures)
     return [
+        ReportSection(
+            "reference",
+            "The reference: context distillation",
+            sentences=distillation_sentences.distillation_sentences(results),
+            figures=shown("reference"),
+            tables=distillation_sentences.distillation_tables(results),
+        ),
         ReportSection(
             "frontier",
             "Reward against √KL",

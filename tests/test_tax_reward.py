@@ -191,7 +191,7 @@ def test_an_interpolation_is_a_recipe_that_ends_where_training_did(runs: Path) -
     folder = study.folder(line)
     folder.mkdir(parents=True)
     half = curve.values["gold"][0] + 0.5 * curve.relative("gold")[-1]  # type: ignore[index]
-    table = {"alpha": 0.5, "prompt_id": curve.prompts, "kl_k1": 2.25, "gold": half}
+    table = {"alpha": 0.5, "prompt_id": curve.prompts, "kl_exact": 2.25, "gold": half}
     pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(folder / "evals.parquet", index=False)
     paths = tax_paths(study, curves, found)
     (between,) = [p for p in paths if p.recipe.endswith("interpolated")]
