@@ -145,8 +145,8 @@ def law_methods(results: Row) -> list[str]:
         lines.append(
             "Laws of score against √KL share a shape over a size's runs, each run with a height of its own. K points "
             "of a run count as K (1 − ρ)/(1 + ρ), ρ the autocorrelation of neighbouring residuals. Peaks have "
-            "Fieller's interval of α/β; one beyond the farthest point was not seen. Slopes are compared by an F test in "
-            "which a base model (or a seed, where a size has one base) is one observation."
+            "Fieller's interval of α/β; one beyond the farthest point was not seen. Slopes are compared by an F test "
+            "in which a base model (or a seed, where a size has one base) is one observation."
         )
     if rows_of(results, "tax_per_reward"):
         lines.append(
