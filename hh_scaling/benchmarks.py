@@ -46,7 +46,7 @@ def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
     with undisturbed():
         questions = find_questions(config, context)
         items = ask_all(lm, questions, config.tasks.seed, progress)
-    table = pd.DataFrame(items).astype({"chance": float})
+    table = pd.DataFrame(items).astype({"chance": float, "correct": "boolean"})
     table.to_parquet(context.out.path / "items.parquet", index=False)
     summary = _summary(config, describe(model, config.size.name), checkpoint.get("sqrt_kl"))
     truncated = {question.name: _n_truncated(question, lm) for question in questions}
@@ -131,8 +131,10 @@ def _summary(
 def scores(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry a task: the mean score, weighted as the items are, with its standard error over clusters."""
     entries = []
-    for _, part in table.groupby("task", sort=False):
+    for _, part in table.groupby(["task", "metric"], sort=False):
         first = part.iloc[0]
+        if not part.weight.any():  # a bias of answers that all say unknown
+            continue
         chance = None if part.chance.isna().all() else float(part.chance.mean())
         score = ratio(part.score * part.weight, part.weight, part.cluster)
         entries.append({"task": first.task, "format": first.format, "k_shot": int(first.k_shot), "metric": first.metric,
