@@ -35,6 +35,7 @@ ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
 )  # fmt: skip
+ITEM_DETAILS = ("loglikelihoods",)  # columns of items that older or foreign tables may lack
 SHARED_BASE = "shared base: variation between bases is not included"
 ABSOLUTE_PATH = re.compile(r"(?<![\w./])/(?:[^\s:'\",;()/]+/)*([^\s:'\",;()/]+)")
 
@@ -232,8 +233,9 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
             study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and the first missing column."""
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The named columns of a Parquet file; AnalysisError names the file and the first missing one that is not optional.
+    """
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
@@ -242,13 +244,15 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[list(columns)]
+    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
 
 
-def stage_table(study: Study, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+def stage_table(
+    study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame | None:
     """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
     try:
-        return read_table(study.folder(record) / name, columns)
+        return read_table(study.folder(record) / name, columns, optional)
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None

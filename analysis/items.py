@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.answers import confidences
+
 Floats = NDArray[np.float64]
 Objects = NDArray[np.object_]
 TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
 TASK_KEYS = ["task", "format", "k_shot", "metric"]
-UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity")
+UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity", "bias")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class TaskItems:
     weight: Floats
     chance: Floats  # nan where unknown
     higher_is_better: bool
+    confidence: Floats | None = None  # (n,) probability of the chosen answer among the choices; nan where unknown
+    prompt: Objects | None = None  # (n,) the prompt's hash
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Pair:
     before: Floats
     after: Floats
     higher_is_better: bool
+    weight_after: Floats | None = None  # where an item's weight depends on its answer
+    confidence: tuple[Floats, Floats] | None = None  # before and after, where all items have one
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Stack:
     before: Floats
     after: Floats
     higher_is_better: bool
+    confidence: tuple[Floats, Floats] | None = None  # before and after, where all runs have them
 
     @cached_property
     def loss(self) -> Floats:
@@ -72,6 +79,8 @@ def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
     """An item table (columns of ``items.parquet``) by task key."""
     arrays = {name: frame[name].to_numpy() for name in ("doc_hash", "cluster", "higher_is_better")}
     numbers = {name: frame[name].to_numpy(float) for name in ("score", "weight", "chance")}
+    confidence = confidences(frame.loglikelihoods) if "loglikelihoods" in frame.columns else None
+    prompts = frame.prompt_hash.astype(str).to_numpy(object)
     documents = _numbered(frame)
     order = np.argsort(documents, kind="stable")
     found = {}
@@ -82,6 +91,7 @@ def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
         found[task] = TaskItems(
             task, documents[at], arrays["cluster"][at], numbers["score"][at], numbers["weight"][at],
             numbers["chance"][at], bool(arrays["higher_is_better"][at[0]]),
+            None if confidence is None else confidence[at], prompts[at],
         )  # fmt: skip
     return found
 
@@ -113,9 +123,18 @@ def pair_items(
             refused.append(f"{name}: {_difference(one, two)}")
             continue
         pairs[key] = Pair(
-            run, key, one.cluster, one.weight, one.chance, one.score, two.score, one.higher_is_better
+            run, key, one.cluster, one.weight, one.chance, one.score, two.score, one.higher_is_better, two.weight,
+            _confidences(one, two),
         )  # fmt: skip
     return pairs, refused
+
+
+def _confidences(one: TaskItems, two: TaskItems) -> tuple[Floats, Floats] | None:
+    """Those of both sides where every item has one and is right or wrong; else None."""
+    if one.confidence is None or two.confidence is None or not one.key[3].startswith("acc"):
+        return None
+    known = np.isfinite(one.confidence).all() and np.isfinite(two.confidence).all()
+    return (one.confidence, two.confidence) if known else None
 
 
 def _difference(one: TaskItems, two: TaskItems) -> str:
@@ -131,7 +150,12 @@ def stack(pairs: Sequence[Pair]) -> Stack:
         for name in ("cluster", "weight", "chance", "before", "after")
     }
     run = np.repeat(np.array([pair.run for pair in pairs], dtype=object), [len(pair.before) for pair in pairs])
-    return Stack(key=pairs[0].key, run=run, higher_is_better=pairs[0].higher_is_better, **columns)
+    known = [pair.confidence for pair in pairs if pair.confidence is not None]
+    both = (np.concatenate([b for b, _ in known]), np.concatenate([a for _, a in known])) if known else None
+    return Stack(
+        key=pairs[0].key, run=run, higher_is_better=pairs[0].higher_is_better,
+        confidence=both if len(known) == len(pairs) else None, **columns,
+    )  # fmt: skip
 
 
 def is_bounded(metric: str, *scores: Floats) -> bool:

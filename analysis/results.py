@@ -36,7 +36,7 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims",
+    "scored_by", "overoptimisation", "benchmarks", "tax", "bias", "pooled", "crossover", "fits", "models", "stages", "claims",
     "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
@@ -110,6 +110,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "overoptimisation": over,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
+        "bias": tax.bias,
         "pooled": tax.pooled,
         "crossover": tax.crossover,
         "fits": plain_fits,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.answers import answer_calibration
 from analysis.estimates import (
     Cell,
     Estimate,
@@ -84,7 +85,16 @@ def _task_row(
         "p": decided.p_value(), "p_adjusted": None, "low90": low90, "high90": high90,
         "mde": decided, "margin": margin, "informative": not bounded or above_chance(excess),
         "enters_means": bounded and above_chance(excess, MEANS_SE), "verdict": None, "note": note,
+        "calibration": calibration_of(of),
     }  # fmt: skip
+
+
+def calibration_of(of: Stack) -> dict[str, Any] | None:
+    """The calibration error of the answers before and after, and its change; None for a task without choices."""
+    if of.confidence is None:
+        return None
+    before, after = of.confidence
+    return answer_calibration((before, of.before), (after, of.after), of.cluster, of.run)
 
 
 def unchanged(of: Stack) -> bool:

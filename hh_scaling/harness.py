@@ -219,7 +219,7 @@ def _item(question: Question, leaf: Leaf, metric: str, sample: dict[str, Any]) -
     number = leaf.ids[place] if leaf.own else leaf.first_id + place
     responses = sample["filtered_resps"]
     return {
-        "task": question.name,
+        "task": f"{question.name}_{BIAS}" if metric == BIAS else question.name,
         "format": leaf.own.format if leaf.own else _format(kind, sample),
         "k_shot": int(leaf.task.config.num_fewshot or 0),
         "metric": metric,
