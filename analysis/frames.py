@@ -21,7 +21,8 @@ from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_
 
 # role of the parent through which a stage descends from its base model
 DESCENT = {
-    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model",
+    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "pilot": "before",
+    "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
@@ -234,8 +235,7 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and the first missing one that is not optional.
-    """
+    """The named columns of a Parquet file; AnalysisError names the file and the first missing one that is not optional."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)

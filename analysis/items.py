@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Objects = NDArray[np.object_]
 TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
 TASK_KEYS = ["task", "format", "k_shot", "metric"]
+PROMPTS_DIFFER = "(a chat template or other examples on one side?); --allow-different-prompts compares them"
 UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity", "bias")
 
 
@@ -106,11 +107,16 @@ def _numbered(frame: pd.DataFrame) -> Objects:
 
 
 def pair_items(
-    before: Mapping[TaskKey, TaskItems], after: Mapping[TaskKey, TaskItems], run: str, where: str
+    before: Mapping[TaskKey, TaskItems],
+    after: Mapping[TaskKey, TaskItems],
+    run: str,
+    where: str,
+    allow_prompts: bool = False,
 ) -> tuple[dict[TaskKey, Pair], list[str]]:
     """The tasks both sides have, paired by document, and why others were refused.
 
-    A task whose documents differ between the two is refused as a whole; one that only one side has is named too.
+    A task whose documents differ between the two is refused as a whole, and so is one whose prompts differ (a chat
+    template or other examples on one side), unless ``allow_prompts``; one that only one side has is named too.
     """
     pairs, refused = {}, []
     for key in sorted({*before, *after}):
@@ -122,11 +128,22 @@ def pair_items(
         if len(one.document) != len(two.document) or (one.document != two.document).any():
             refused.append(f"{name}: {_difference(one, two)}")
             continue
+        differ = n_other_prompts(one, two)
+        if differ and not allow_prompts:
+            refused.append(f"{name}: prompts differ on {differ} of {len(one.document)} items {PROMPTS_DIFFER}")
+            continue
         pairs[key] = Pair(
             run, key, one.cluster, one.weight, one.chance, one.score, two.score, one.higher_is_better, two.weight,
             _confidences(one, two),
         )  # fmt: skip
     return pairs, refused
+
+
+def n_other_prompts(one: TaskItems, two: TaskItems) -> int:
+    """Of items that are the same, those whose prompts are not; 0 where a side does not say."""
+    if one.prompt is None or two.prompt is None:
+        return 0
+    return int((one.prompt != two.prompt).sum())
 
 
 def _confidences(one: TaskItems, two: TaskItems) -> tuple[Floats, Floats] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import ITEM_COLUMNS, AnalysisError
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, AnalysisError
 
 METRICS = ("acc", "exact_match", "em", "bits_per_byte", "byte_perplexity", "word_perplexity", "acc_norm", "mc2", "f1",
            "pass@1", "pass_at_1", "bleu", "rouge1")  # fmt: skip
@@ -163,7 +163,7 @@ def _read_task(task: str, file: Path, report: Mapping[str, Any], notes: list[str
     items = [labels | item for row in rows if (item := _item(row, metric, form)) is not None]
     if len(items) < len(rows):
         notes.append(f"{file}: {len(rows) - len(items)} of {len(rows)} items have no finite {metric}")
-    frame = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
+    frame = pd.DataFrame(items, columns=[*ITEM_COLUMNS, *ITEM_DETAILS])
     if metric in AS_BITS and len(frame):
         frame["weight"] = frame.weight / frame.weight.mean()
     return frame
@@ -214,7 +214,17 @@ def _item(row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | No
         "cluster": str(row["doc_id"]),
         "score": found[0],
         "weight": found[1],
+        "loglikelihoods": _loglikelihoods(row, n_choices) if choices else [],
     }
+
+
+def _loglikelihoods(row: Mapping[str, Any], n_choices: int) -> list[float]:
+    """Of each choice; none where the row does not hold a number for each (lm-eval writes them as text)."""
+    try:
+        values = [float(response[0]) for response in (row.get("filtered_resps") or ())[:n_choices]]
+    except (TypeError, ValueError, IndexError):
+        return []
+    return values if len(values) == n_choices and all(map(math.isfinite, values)) else []
 
 
 def _continuations(row: Mapping[str, Any]) -> Iterable[str]:

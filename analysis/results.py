@@ -26,6 +26,7 @@ from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
+from analysis.precision import precision_rows
 from analysis.rate_check import rate_check
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
@@ -36,8 +37,8 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "bias", "pooled", "crossover", "fits", "models", "stages", "claims",
-    "excluded",
+    "scored_by", "overoptimisation", "benchmarks", "tax", "bias", "precision", "pooled", "crossover", "fits", "models",
+    "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -111,6 +112,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
         "bias": tax.bias,
+        "precision": precision_rows(study, tax.tax),
         "pooled": tax.pooled,
         "crossover": tax.crossover,
         "fits": plain_fits,

@@ -14,14 +14,17 @@ from analysis.tax import judge, task_rows
 from analysis.tax_pooled import poolable, pooled_rows
 
 
-def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> dict[str, Any]:
+def lm_eval_tax(
+    base: Path, tuned: Path, margin: float, bits_margin: float, allow_prompts: bool = False
+) -> dict[str, Any]:
     """``{"schema", "tax", "pooled"}`` of two directories, with their models' names and notes on what was decided.
 
-    AnalysisError when nothing can be paired. Tasks whose items differ are refused by name in the notes.
+    AnalysisError when nothing can be paired. Tasks whose items differ are refused by name in the notes, and so are
+    those whose prompts differ, unless ``allow_prompts``.
     """
     before, after = read_lm_eval(base), read_lm_eval(tuned)
     sides = split_tasks(before.items), split_tasks(after.items)
-    paired, refused = pair_items(*sides, tuned.name, f"{base} and {tuned}")
+    paired, refused = pair_items(*sides, tuned.name, f"{base} and {tuned}", allow_prompts)
     if not paired:
         raise AnalysisError(refused[0] if refused else f"{base} and {tuned}: no task in common")
     pairs = {key: [pair] for key, pair in paired.items()}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.estimates import codes, mean
 from analysis.bias import METRIC as BIAS
 from analysis.bias import bias_row
+from analysis.estimates import codes, mean
 from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, SHARED_BASE, Model, Study, join_notes, stage_table
 from analysis.items import TASK_KEYS, Pair, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
 from analysis.tax import judge, task_rows

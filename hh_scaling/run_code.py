@@ -27,9 +27,10 @@ def passes(program: str) -> bool:
         path = Path(folder) / "program.py"
         path.write_text(program, encoding="utf-8", errors="replace")
         word = secrets.token_hex(16)
+        command = [sys.executable, "-I", "-S", "-B", str(CHILD), str(path), str(SECONDS)]
         with subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(CHILD), str(path), str(SECONDS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, cwd=folder, env={}, start_new_session=True, text=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env={},
+            start_new_session=True, text=True,
         ) as process:  # fmt: skip
             try:
                 said, _ = process.communicate(f"{word}\n", timeout=WALL_SECONDS)
@@ -38,5 +39,5 @@ def passes(program: str) -> bool:
                 process.communicate()
                 return False
     if process.returncode == NO_LIMITS:
-        raise SandboxError("code of models runs only where the kernel limits it (Linux with seccomp, x86_64 or aarch64)")
+        raise SandboxError("models' code runs only where the kernel limits it (Linux with seccomp, x86_64 or aarch64)")
     return process.returncode == 0 and said == word

@@ -50,7 +50,7 @@ class OwnTask:
     ``shape`` of its documents, besides ``cluster`` (None: of its own) and perhaps ``stratum``: choices (query, choices,
     gold), contexts (choices that all continue with ``target``, gold), word (query, target), text (text), masses (query,
     choices, labels), bias (as choices, and the places ``biased`` and ``unknown``), answer (query, target, accepted) or
-    code (query, tests). ``chance`` says what a model scores that knows nothing: n is the number of a document's answers.
+    code (query, tests). ``chance`` says what a model scores that knows nothing; n is the number of an item's answers.
     """
 
     name: str
