@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.calibration import N_BINS, poisson_draws
+from analysis.calibration import N_BINS, N_DRAWS, poisson_draws
 from analysis.estimates import Codes, Estimate, codes
 
 Floats = NDArray[np.float64]
@@ -49,10 +49,9 @@ def answer_calibration(
     counts = np.zeros(shape)
     np.add.at(counts, (runs, items), 1.0)
     sums = [bin_sums(*side, items, runs, shape) for side in (before, after)]
-    draws = poisson_draws(sum(shape))
-    of_items, of_runs = draws[:, : shape[1]], draws[:, shape[1] :]
-    if shape[0] == 1:
-        of_runs = np.ones_like(of_runs)
+    of_items = poisson_draws(shape[1])
+    chance = np.random.default_rng(1)  # another stream than that of items
+    of_runs = chance.poisson(1.0, (N_DRAWS, shape[0])) if shape[0] > 1 else np.ones((N_DRAWS, 1))
     drawn_n = np.maximum(of_items @ counts.T, 1.0)  # (draws, runs)
     one = np.ones((1, shape[1]))
     values, drawn = [], []
@@ -71,4 +70,6 @@ def answer_calibration(
 
 def _errors(weights: Floats, sums: Floats) -> Floats:
     """(draws, runs) sum over bins of |sum over item clusters of weight * sum|."""
-    return np.abs(np.einsum("dg,rgb->drb", weights, sums)).sum(axis=2)
+    runs, groups, bins = sums.shape
+    product = weights @ sums.transpose(1, 0, 2).reshape(groups, runs * bins)
+    return np.abs(product).reshape(len(weights), runs, bins).sum(axis=2)

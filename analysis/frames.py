@@ -235,7 +235,7 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and the first missing one that is not optional."""
+    """The named columns of a Parquet file; AnalysisError names the file and a missing one that is not optional."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)

@@ -205,17 +205,29 @@ def _item(row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | No
     if "acc_mutual_info" in row:  # every choice was asked for twice, with and without its question
         n_choices //= 2
     choices = form in ("cloze", "choice") and n_choices > 1 and metric in ("acc", "acc_norm", "exact_match")
-    chance = None if form == "loss" else 1 / n_choices if choices else 0.0
+    written = row.get("doc")
+    doc: dict[str, Any] = written if isinstance(written, dict) else {}
+    chance = _stated_chance(doc, n_choices)
+    if chance is None:
+        chance = None if form == "loss" else 1 / n_choices if choices else 0.0
     return {
         "chance": math.nan if chance is None else chance,
         "doc_id": row["doc_id"],
         "doc_hash": str(row.get("doc_hash") or f"{row['doc_id']}-{row.get('target_hash')}"),
         "prompt_hash": str(row.get("prompt_hash")),
-        "cluster": str(row["doc_id"]),
+        "cluster": doc["cluster"] if isinstance(doc.get("cluster"), str) else str(row["doc_id"]),
         "score": found[0],
         "weight": found[1],
         "loglikelihoods": _loglikelihoods(row, n_choices) if choices else [],
     }
+
+
+def _stated_chance(doc: Mapping[str, Any], n_choices: int) -> float | None:
+    """What the document itself says: as our tasks write it, or the share of true answers in TruthfulQA's MC2."""
+    if isinstance(doc.get("chance"), (int, float)):
+        return float(doc["chance"])
+    labels = (doc.get("mc2_targets") or {}).get("labels") or []
+    return sum(labels) / len(labels) if labels and len(labels) == n_choices else None
 
 
 def _loglikelihoods(row: Mapping[str, Any], n_choices: int) -> list[float]:

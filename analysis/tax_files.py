@@ -37,7 +37,12 @@ def lm_eval_tax(
     for k_shot in sorted({row["k_shot"] for row in rows}):
         usable = poolable(pairs, [row for row in rows if row["k_shot"] == k_shot])
         pooled.append(labels | {"k_shot": k_shot} | pooled_rows([usable])[0])
-    notes = [*before.notes, *after.notes, *refused, *_prompt_notes(before.items, after.items)]
+    notes = [
+        *before.notes,
+        *after.notes,
+        *refused,
+        *(_prompt_notes(before.items, after.items) if allow_prompts else ()),
+    ]
     models = {"base": before.model, "tuned": after.model}
     return {"schema": 1, **models, "tax": rows, "pooled": pooled, "notes": list(dict.fromkeys(notes))}
 

@@ -84,7 +84,12 @@ def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
             "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
         }  # fmt: skip
-        rows += [labels | score_columns(task) for task in tasks.values() if task.weight.any()]
+        cut = record.summary.get("truncated") or {}
+        rows += [
+            labels | score_columns(task) | {"n_truncated": cut.get(task.key[0])}
+            for task in tasks.values()
+            if task.weight.any()
+        ]
     return sorted(rows, key=_place)
 
 

@@ -78,7 +78,7 @@ class Asked:
 
 
 def model_items(asked: Asked, questions: list[Question], context: StageContext) -> pd.DataFrame:
-    """The model's items of all questions; with ``lm_eval_files`` also in the folder ``lm_eval``, as lm-eval has them."""
+    """The model's items of all questions; with ``lm_eval_files`` also the folder ``lm_eval`` in lm-eval's format."""
     model = load_causal_lm(asked.stage, asked.at, asked.compute)
     progress = Progress(model, context.out)
     lm = CausalLM(

@@ -27,7 +27,7 @@ from lm_eval.tasks import TaskManager
 
 from hh_scaling.configs import BenchmarkTasks
 from hh_scaling.task_rows import Doc
-from hh_scaling.task_settings import WEIGHTED, settings
+from hh_scaling.task_settings import WEIGHTED, Documents, settings
 from hh_scaling.task_sources import LOAD_ERRORS
 from hh_scaling.tasks import OWN_TASKS, OwnTask, TaskError, subset, unknown_task
 
@@ -81,14 +81,6 @@ def undisturbed() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- our tasks
-
-
-class Documents(list[Doc]):
-    """Documents in memory with the part of a data set's interface that lm-eval reads."""
-
-    @property
-    def features(self) -> dict[str, None]:
-        return dict.fromkeys(self[0])
 
 
 def own_question(task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks) -> Question:

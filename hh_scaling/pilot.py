@@ -53,14 +53,14 @@ def needed_items(difference: Any, weight: Any, cluster: Any, precision: float) -
 
     n = (z / precision)^2 n_0 se_0^2, with se_0 the clustered standard error on the pilot's n_0 items: for answers that
     are right or wrong n_0 se_0^2 is about the discordance. Where hardly anything changed the pilot itself does not
-    know the discordance; it is then taken to be at most 3 / n_0, the rule of three.
+    know the discordance; it is then taken to be at most 3 / n_0, the rule of three. Never fewer than n_0.
     """
     change, w = np.asarray(difference, dtype=float), np.asarray(weight, dtype=float)
     n = len(change)
     se = ratio(change * w, w, cluster)["se"]
     least = 3 / n * float(np.abs(change).max() or 1.0) ** 2
     variance = None if se is None else max(n * se**2, least)
-    needed = None if variance is None else math.ceil((Z / precision) ** 2 * variance)
+    needed = None if variance is None else max(n, math.ceil((Z / precision) ** 2 * variance))
     return {"n": n, "n_changed": int((change != 0).sum()), "variance": variance, "needed": needed}
 
 

@@ -20,9 +20,22 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 WEIGHTED = ("bits_per_byte", "bias")  # metrics whose items are pairs
 
 
+class Documents(list[dict[str, Any]]):
+    """Documents in memory with the part of a data set's interface that lm-eval reads."""
+
+    @property
+    def features(self) -> dict[str, None]:
+        return dict.fromkeys(self[0])
+
+
 def settings(task: OwnTask) -> dict[str, Any]:
     """The fields of lm-eval's task file that the shape of the task's documents decides."""
     return {"task": task.name, "target_delimiter": "", **_SHAPES[task.shape]}
+
+
+def no_text(doc: Doc) -> str:
+    """The prompt of a whole text: nothing stands before it."""
+    return ""
 
 
 def _metric(name: str, aggregation: Any = "mean", higher_is_better: bool = True) -> dict[str, Any]:
@@ -101,7 +114,7 @@ _SHAPES: dict[Shape, dict[str, Any]] = {
     },
     "text": {
         "output_type": "loglikelihood_rolling",
-        "doc_to_text": lambda doc: "",
+        "doc_to_text": no_text,
         "doc_to_target": "text",
         "metric_list": [_metric("bits_per_byte", "bits_per_byte", higher_is_better=False)],
     },

@@ -18,6 +18,7 @@ from reports import (
     sentences,
     tables,
     tax_sentences,
+    tax_tables,
 )
 from reports.figure_spec import Section
 from reports.figures import FIGURES
@@ -169,9 +170,13 @@ def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSec
         ReportSection(
             "tax",
             "Benchmarks and the alignment tax",
-            sentences=tax_sentences.tax_sentences(results),
+            sentences=[*tax_sentences.tax_sentences(results), *tax_tables.more_sentences(results)],
             figures=shown("tax"),
-            tables=[result_tables.pooled_table(results), result_tables.tax_rows_table(results)],
+            tables=[
+                result_tables.pooled_table(results),
+                result_tables.tax_rows_table(results),
+                *tax_tables.more_tables(results),
+            ],
         ),
         ReportSection(
             "rates",
