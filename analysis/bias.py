@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis.estimates import Influence, codes, crossed_estimate, influences
 from analysis.items import TASK_KEYS, Pair, stack
+from analysis.tax import floored
 
 METRIC = "bias"
 
@@ -33,6 +34,9 @@ def bias_row(pairs: Sequence[Pair]) -> dict[str, Any] | None:
         "change": Influence(value_after - value_before, rows_after - rows_before, item, run),
     }
     found = {name: crossed_estimate(influence) for name, influence in sides.items()}
+    if not sides["change"].rows.any():  # no answer changed: the rule of three over clusters, of a score in [-1, 1]
+        change, note = found["change"]
+        found["change"] = floored(change, 2 * 3 / (int(item.max()) + 1)), note
     counts = {"n_items": len(both.run) // len(pairs), "n_clusters": int(item.max()) + 1, "n_seeds": len(pairs)}
     return {
         **dict(zip(TASK_KEYS, both.key, strict=True)),

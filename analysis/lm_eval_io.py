@@ -251,12 +251,14 @@ def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
 def _format(output_type: str | None, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     if output_type == "loglikelihood_rolling" or metric in LOWER_IS_BETTER:
         return "loss"
-    if output_type == "generate_until":
+    if output_type in ("generate_until", "loglikelihood"):  # a text of its own, or one continuation: no choices
         return "generate"
     texts = list(_continuations(rows[0]))
     if not texts and output_type is None:
         return "generate"
-    return "choice" if texts and all(LETTER.match(text) for text in texts) else "cloze"
+    alone = all(LETTER.match(text) for text in texts)
+    with_text = all(text.startswith(f"({chr(ord('A') + i)})") for i, text in enumerate(texts))
+    return "choice" if texts and (alone or with_text) else "cloze"
 
 
 def _grouped(items: pd.DataFrame, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:

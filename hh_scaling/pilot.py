@@ -72,4 +72,4 @@ def chosen_limits(summaries: list[dict[str, Any]], limit: int | None) -> dict[st
             known = found.get(row["task"], 0)
             both = None if known is None or row["needed"] is None else max(known, row["needed"])
             found[row["task"]] = both
-    return {task: n if limit is None or n is None else min(n, limit) for task, n in found.items()}
+    return {task: limit if n is None else n if limit is None else min(n, limit) for task, n in found.items()}

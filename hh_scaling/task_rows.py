@@ -159,7 +159,8 @@ def hellaswag_row(row: Row) -> list[Doc]:
 
 
 def hellaswag_choice_row(row: Row) -> list[Doc]:
-    return choice(*_hellaswag_parts(row))
+    query, endings, gold, activity = _hellaswag_parts(row)
+    return choice(query, [ending.strip() for ending in endings], gold, activity)
 
 
 def _piqa_parts(row: Row) -> tuple[str, list[str], int]:

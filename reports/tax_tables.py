@@ -12,6 +12,7 @@ from reports.tables import HtmlTable
 from reports.tax_figures import at_label, task_label
 
 Row = Mapping[str, Any]
+NAMED = 5  # of the differences that missed the precision, in a sentence
 
 
 def more_tables(results: Row) -> list[HtmlTable]:
@@ -101,12 +102,12 @@ def _precision_sentence(results: Row) -> str:
     if not rows:
         return ""
     missed = [row for row in rows if not row["met"]]
-    found = join_words([f"{row['task']} at {row['model']} (± {format_number(row['reached'], 3)})" for row in missed])
+    named = [f"{_with_shots(row['task'], row['k_shot'])} at {row['model']}" for row in missed[:NAMED]]
+    named += [f"{len(missed) - NAMED} more"] if len(missed) > NAMED else []
     wanted = join_words(sorted({f"± {format_number(row['wanted'], 3)}" for row in rows}))
-    start = (
-        f"Of {plural(len(rows), 'paired difference')}, {len(rows) - len(missed)} have the precision wanted ({wanted})"
-    )
-    return f"{start}; the others: {found}." if missed else f"{start}."
+    met = f"{len(rows) - len(missed)} have the precision wanted ({wanted})"
+    others = f"; not {join_words(named)}" if missed else ""
+    return f"Of {plural(len(rows), 'paired difference')}, {met}{others}."
 
 
 def _truncated_sentence(results: Row) -> str:
