@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,11 @@ def find_questions(
         if task := own_task(name):
             if task.shape == "code" and not tasks.run_code:
                 raise TaskError(f"task {name}: runs code that models write; --set benchmarks.run_code=true allows it")
-            docs = read_documents(task, tasks.files, context.where, context.parents["data"])
-            questions.append(own_question(task, docs, own))
+            read = partial(read_documents, files=tasks.files, where=context.where, data_stage=context.parents["data"])
+            docs = read(task)
+            questions.append(
+                own_question(task, docs, own, read(task.shots) if task.shots and own.num_fewshot else None)
+            )
             sizes[name] = len(docs)
         else:
             questions.append(registry_question(name, own))

@@ -21,6 +21,7 @@ import lm_eval.api.task
 import numpy as np
 import torch
 from lm_eval.api.model import LM
+from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
@@ -83,11 +84,24 @@ def undisturbed() -> Iterator[None]:
 # ---------------------------------------------------------------- our tasks
 
 
-def own_question(task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks) -> Question:
+class FirstOfSubject(ContextSampler):
+    """Examples that a data set has for the purpose: the first of the item's subject, in their order."""
+
+    def sample(self, n: int, eval_doc: Doc | None = None, df: Any = None, **other: Any) -> Sequence[Doc]:
+        same = [doc for doc in self.df if eval_doc is None or doc["cluster"] == eval_doc["cluster"]]
+        if len(same) < n:
+            subject = "all subjects" if eval_doc is None else repr(eval_doc["cluster"])
+            raise TaskError(f"{len(same)} examples of {subject}; expected at least num_fewshot, {n}")
+        return same[:n]
+
+
+def own_question(
+    task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks, examples: Sequence[Doc] | None = None
+) -> Question:
     """The task over a subset of ``docs``, the same for every model and for both formats of one file.
 
-    Few-shot examples are drawn from the documents that are not asked, or, where those are too few, from the other
-    ones that are.
+    Few-shot examples are the first of ``examples`` of the item's subject. Without those they are drawn from the
+    documents that are not asked, or, where these are too few, from the other ones that are.
     """
     strata = [str(doc.get("stratum", doc["cluster"])) for doc in docs]
     ids = subset(strata, config.limit, f"{config.seed}/{task.file}")
@@ -95,11 +109,14 @@ def own_question(task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks) -> 
     rest = [doc for i, doc in enumerate(docs) if i not in asked]
     splits = {"test": Documents(docs[i] for i in ids), "rest": Documents(rest)}
     n_shots = config.num_fewshot if task.few_shot else 0
-    pool = "rest" if len(rest) >= FEW_SHOT_POOL * n_shots and rest else "test"
-    if n_shots and len(splits[pool]) <= n_shots:
+    # lm-eval tells a sampler of the item only where the examples' split is the item's
+    pool = "rest" if examples is None and len(rest) >= FEW_SHOT_POOL * n_shots and rest else "test"
+    if n_shots and examples is None and len(splits[pool]) <= n_shots:
         raise TaskError(f"task {task.name}: {len(docs)} items are too few for {n_shots} examples before each")
     places = {"custom_dataset": lambda **_: splits, "test_split": "test", "fewshot_split": pool}
     built = ConfigurableTask(config=settings(task) | places | {"num_fewshot": n_shots})
+    if examples is not None and n_shots:
+        built.sampler = FirstOfSubject(list(examples))
     built.set_fewshot_seed(config.seed)
     return Question(task.name, [Leaf(task.name, built, ids, own=task)])
 

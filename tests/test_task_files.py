@@ -198,3 +198,24 @@ def test_answers_that_a_model_wrote(sides: list[tuple[Path, Path, pd.DataFrame]]
     texts = [json.loads(line)["filtered_resps"][0] for line in file.read_text().splitlines()]
     scores = table[table.task == "local_triviaqa"].score
     assert [float(plain_answer(text) in set("bcdefgh") | {""}) for text in texts] == scores.to_list()
+
+
+def test_mmlu_s_examples_are_the_first_of_the_subject(
+    sides: list[tuple[Path, Path, pd.DataFrame]], tmp_path: Path
+) -> None:
+    def row(subject: str, text: str) -> dict[str, Any]:
+        return {"subject": subject, "question": f"{subject} {text}", "choices": ["cat", "dog"], "answer": 1}
+
+    write_rows(tmp_path / "files" / "mmlu_test.jsonl", [row(s, "asks") for s in ("law", "art", "law")])
+    examples = [row(s, f"example {i}") for i in range(3) for s in ("art", "law")]
+    write_rows(tmp_path / "files" / "mmlu_dev.jsonl", examples)
+    out, options = tmp_path / "out", {"num_fewshot": 2, "lm_eval_files": True}
+    evaluate_stage(out, sides[0][0], tmp_path, ["local_mmlu"], tmp_path / "files", **options)
+    (file,) = (out / "lm_eval").rglob("samples_*.jsonl")
+    for line in file.read_text().splitlines():
+        sample = json.loads(line)
+        subject = sample["doc"]["cluster"]
+        shown = [f"Question: {subject} example {i}\nAnswer: dog\n\n" for i in range(2)]
+        assert sample["arguments"]["gen_args_0"]["arg_0"] == "".join(shown) + f"Question: {subject} asks\nAnswer:"
+    with pytest.raises(TaskError, match="3 examples of 'law'; expected at least num_fewshot, 4"):
+        evaluate_stage(tmp_path / "b", sides[0][0], tmp_path, ["local_mmlu"], tmp_path / "files", num_fewshot=4)
