@@ -128,9 +128,8 @@ def find_questions(
                 raise TaskError(f"task {name}: runs code that models write; --set benchmarks.run_code=true allows it")
             read = partial(read_documents, files=tasks.files, where=context.where, data_stage=context.parents["data"])
             docs = read(task)
-            questions.append(
-                own_question(task, docs, own, read(task.shots) if task.shots and own.num_fewshot else None)
-            )
+            examples = read(task.shots) if task.shots is not None and own.num_fewshot else None
+            questions.append(own_question(task, docs, own, examples))
             sizes[name] = len(docs)
         else:
             questions.append(registry_question(name, own))

@@ -295,8 +295,8 @@ class Expansion:
         models = [(key, model) for key, model in self.made.items() if key[0] in ("base", "reference", "ppo")]
         for k_shot, names in shots_and_tasks(section):
             tasks = BenchmarkTasks(
-                tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit, num_fewshot=k_shot, seed=section.seed,
-                run_code=section.run_code, lm_eval_files=section.lm_eval_files,
+                tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit,
+                num_fewshot=k_shot, seed=section.seed, run_code=section.run_code, lm_eval_files=section.lm_eval_files,
             )  # fmt: skip
             pilots = self.add_pilots(tasks, where) if section.precision is not None else {}
             for (kind, name, seed), model in models:

@@ -237,9 +237,8 @@ def test_mmlu_s_examples_are_read_only_where_they_are_wanted(tmp_path: Path, mon
         write_rows(tmp_path / "files" / name, [row])
     told = ("benchmarks.tasks=[local_mmlu]", "benchmarks.path=files")
     none, both = graph_of(tmp_path, *told), graph_of(tmp_path, *told, "benchmarks.num_fewshot=[0, 5]")
-    read = {
-        s.config.tasks.num_fewshot: [f.name for f in s.config.tasks.files] for s in of_kind(both, "benchmark").values()
-    }
+    asked = [stage.config.tasks for stage in of_kind(both, "benchmark").values()]
+    read = {tasks.num_fewshot: [file.name for file in tasks.files] for tasks in asked}
     assert read == {0: ["mmlu_test.jsonl"], 5: ["mmlu_dev.jsonl", "mmlu_test.jsonl"]}
     plain = {stage_id.rpartition("-")[2] for stage_id in none if stage_id.startswith("benchmark")}
     assert plain < {stage_id.rpartition("-")[2] for stage_id in both}

@@ -209,7 +209,7 @@ def test_mmlu_s_examples_are_the_first_of_the_subject(
     write_rows(tmp_path / "files" / "mmlu_test.jsonl", [row(s, "asks") for s in ("law", "art", "law")])
     examples = [row(s, f"example {i}") for i in range(3) for s in ("art", "law")]
     write_rows(tmp_path / "files" / "mmlu_dev.jsonl", examples)
-    out, options = tmp_path / "out", {"num_fewshot": 2, "lm_eval_files": True}
+    out, options = tmp_path / "out", {"num_fewshot": 2, "lm_eval_files": True, "limit": 2}
     evaluate_stage(out, sides[0][0], tmp_path, ["local_mmlu"], tmp_path / "files", **options)
     (file,) = (out / "lm_eval").rglob("samples_*.jsonl")
     for line in file.read_text().splitlines():
