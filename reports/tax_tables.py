@@ -105,7 +105,8 @@ def _precision_sentence(results: Row) -> str:
     named = [f"{_with_shots(row['task'], row['k_shot'])} at {row['model']}" for row in missed[:NAMED]]
     named += [f"{len(missed) - NAMED} more"] if len(missed) > NAMED else []
     wanted = join_words(sorted({f"± {format_number(row['wanted'], 3)}" for row in rows}))
-    met = f"{len(rows) - len(missed)} have the precision wanted ({wanted})"
+    n_met = len(rows) - len(missed)
+    met = f"{n_met} {'has' if n_met == 1 else 'have'} the precision wanted ({wanted})"
     others = f"; not {join_words(named)}" if missed else ""
     return f"Of {plural(len(rows), 'paired difference')}, {met}{others}."
 
