@@ -32,6 +32,10 @@ EVAL_COLUMNS = (
     "step", "samples", "prompt_id", "conversation", "kl_k1", "kl_k3", "score_train", "score_test", "gold",
     "gold_helpful", "gold_harmless", "length", "ended",
 )  # fmt: skip
+LATER_EVAL_COLUMNS = (  # absent from what earlier versions wrote
+    "kl_exact", "reverse_kl_k1", "reverse_kl_k3", "reverse_kl_exact", "entropy", "sampled_tokens",
+    "reverse_sampled_tokens",
+)  # fmt: skip
 ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
@@ -235,7 +239,8 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and a missing one that is not optional."""
+    """The named columns of a Parquet file, and of the optional ones those it has; AnalysisError names the file and the
+    first missing column."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)

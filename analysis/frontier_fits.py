@@ -103,7 +103,7 @@ def _redraw_slope(curve: Curve, name: str) -> Floats:
     share = counts / counts.sum(axis=1, keepdims=True)
     relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
-    d = np.sqrt(np.maximum(share @ curve.values["kl_k1"][kept].T, 0.0))
+    d = np.sqrt(np.maximum(share @ curve.kls[kept].T, 0.0))
     r = share @ relative[kept].T
     return np.asarray((d * r).sum(axis=1) / np.maximum((d**2).sum(axis=1), 1e-300))
 

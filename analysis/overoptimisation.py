@@ -38,7 +38,7 @@ def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOu
         "gold_fall": lambda curve: _negative(to_end(curve, "gold")),
         "gold_change": lambda curve: _sum(from_start(curve, "gold"), to_end(curve, "gold")),
         "train_after_peak": lambda curve: to_end(curve, "score_train"),
-        "kl_after_peak": lambda curve: to_end(curve, "kl_k1"),
+        "kl_after_peak": lambda curve: to_end(curve, f"kl_{curve.estimator}"),
         "parting": lambda curve: parting(study, curve, scores),
     }
     found = {name: _by_size(sizes, measure) for name, measure in measures.items()}

@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
+Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
@@ -247,7 +248,10 @@ class PPOTraining(Config):
     eval_every: Positive = 5  # updates
     n_eval_prompts: Positive = 256  # held-out prompts, the same at every evaluation
     keep_sqrt_kl: tuple[PositiveFloat, ...] = (1.0,)  # a checkpoint at the first evaluation past each
-    max_sqrt_kl: PositiveFloat | None = None  # past it the policy is called diverged and the run ends
+    # Past any of these at an evaluation the policy is called diverged and the run ends; None: no such limit.
+    max_sqrt_kl: PositiveFloat | None = None
+    min_entropy: Limit = None  # nats a sampled token
+    max_score_drop: Limit = None  # of the mean train score below its best, in standard deviations of the first scores
     checkpoint_seconds: PositiveFloat = 180.0
 
 

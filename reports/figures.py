@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import frontier_figures, tax_figures
+from reports import frontier_figures, policy_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
 from reports.pm_registry import PM_FIGURES, RATE_FIGURES
@@ -47,6 +47,33 @@ FIGURES: tuple[FigureSpec, ...] = (
         why_empty="the study has no gold score: nobody but the train and the test PM judged the responses.",
         table=frontier_figures.gold_table,
         draw=frontier_figures.draw_gold,
+        columns=3,
+    ),
+    FigureSpec(
+        name="kl-estimators",
+        section="frontier",
+        title="KL from the reference by every estimator",
+        caption="Mean over the same held-out prompts with 95 % intervals, summed over the tokens sampled and never "
+        "clamped, each run a line. Exact (over the whole vocabulary at every token), k1 and k3 estimate the same "
+        "KL(policy ‖ reference) and should agree within their intervals; once KL is large k3 is heavy-tailed, and its "
+        "mean and interval come out too low more often than not. Reversed is KL(reference ‖ policy) on responses of "
+        "the reference, another quantity.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.kl_table,
+        draw=policy_figures.draw_kl,
+        columns=3,
+    ),
+    FigureSpec(
+        name="responses-along-training",
+        section="frontier",
+        title="How responses change along RLHF",
+        caption="Single runs with 95 % intervals over the same held-out prompts. Entropy is exact, over all tokens "
+        "sampled. Different words and word pairs are counted over all responses of an evaluation together (distinct-n; "
+        "jackknife intervals). With length held, the change of the score is read off at the mean length of the first "
+        "evaluation, by a line of score on length through each evaluation's responses.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.responses_table,
+        draw=policy_figures.draw_responses,
         columns=3,
     ),
     FigureSpec(
