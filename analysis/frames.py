@@ -95,6 +95,7 @@ class Study:
     described: dict[str, Any]  # study.json
     records: dict[str, Record] = field(default_factory=dict)
     excluded: list[dict[str, Any]] = field(default_factory=list)
+    known_main: dict[str, bool] = field(default_factory=dict, repr=False)  # see _descends_from_main
 
     @property
     def name(self) -> str:
@@ -119,10 +120,12 @@ class Study:
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
-        stage = self.planned.get(stage_id, {})
-        parents = stage.get("parents", {}).values()
-        own = Setting.of(stage.get("config", {}), self.main_pretrained)
-        return own == MAIN and all(map(self._descends_from_main, parents))
+        if stage_id not in self.known_main:
+            stage = self.planned.get(stage_id, {})
+            parents = stage.get("parents", {}).values()
+            own = Setting.of(stage.get("config", {}), self.main_pretrained)
+            self.known_main[stage_id] = own == MAIN and all(map(self._descends_from_main, parents))
+        return self.known_main[stage_id]
 
     @cached_property
     def main_pretrained(self) -> bool:
