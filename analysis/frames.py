@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.lib
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
 # role of the parent through which a stage descends from its base model
 DESCENT = {
-    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "pilot": "before",
+    "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
+    "pilot": "before",
     "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
@@ -264,6 +268,11 @@ def stage_table(
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None
+
+
+def labels(column: pd.Series) -> NDArray[np.object_]:
+    """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
+    return np.array([sys.intern(v) if type(v) is str else v for v in column.tolist()], dtype=object)
 
 
 def models(study: Study) -> list[Model]:

@@ -156,9 +156,9 @@ class BaseConfig(Config):
 
 
 class ReferenceTraining(Config):
-    """The model PPO starts from and is held to: the base itself, or SFT on chosen responses."""
+    """The model PPO starts from and is held to: the base itself, SFT on chosen responses, or a distilled context."""
 
-    kind: Literal["none", "sft"] = "none"
+    kind: Literal["none", "sft", "context_distillation"] = "none"
     n_examples: Positive = 4096
     batch_size: Positive = 32
     max_length: Positive = 128
@@ -169,6 +169,28 @@ class ReferenceConfig(Config):
     size: SizeSpec
     seed: int
     training: ReferenceTraining
+    compute: Compute
+
+
+class DistillationTargets(Config):
+    """On which texts a prompted teacher is asked, and what is kept of its answers (Bai et al. 2022, appendix A.1)."""
+
+    n_examples: Positive = 4096
+    text_share: Fraction = 0.5  # of the examples that are plain training text; the rest are dialogues
+    max_length: Positive = 128  # tokens of an example, the prompt not counted
+    top_k: Positive = 50  # probabilities kept after every token; all others are one bucket
+    temperature: PositiveFloat = 1.0  # of teacher and student
+    n_prompt_dialogues: Positive = 2  # in the prompt that a world makes: right answers and refusals by turns
+    n_held_out: Positive = 256  # held-out dialogues on which the divergence is measured
+
+
+class TeacherConfig(Config):
+    """A base that answers with a prompt before every example; students of any size learn from its answers."""
+
+    size: SizeSpec
+    seed: int
+    prompt: InputFile | None  # None: example dialogues of the world
+    targets: DistillationTargets
     compute: Compute
 
 

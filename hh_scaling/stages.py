@@ -47,6 +47,7 @@ KINDS: dict[str, StageKind] = {
     "data": StageKind(configs.DataConfig, "hh_scaling.data:run"),
     "tokenizer": StageKind(configs.TokenizerConfig, "hh_scaling.tokenizer:run"),
     "base": StageKind(configs.BaseConfig, "hh_scaling.pretrain:run"),
+    "teacher": StageKind(configs.TeacherConfig, "hh_scaling.teacher:run"),
     "reference": StageKind(configs.ReferenceConfig, "hh_scaling.reference:run"),
     "pmp": StageKind(configs.PMPConfig, "hh_scaling.pmp:run"),
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
