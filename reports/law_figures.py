@@ -20,7 +20,7 @@ COMMON = "all sizes together"
 def slopes_table(results: Row) -> pd.DataFrame:
     """Tidy rows of every size's slope, a panel a score, with the slope common to all as reference."""
     rows: list[dict[str, Any]] = []
-    for row in rows_of(results, "frontier_slopes"):
+    for row in (row for row in rows_of(results, "frontier_slopes") if has_value(row["common"])):
         panel = f"{NAMES[row['score']]} ({'sd' if row['unit'] != 'gold' else 'gold units'} per √nat)"
         shared = {"panel": panel, "y_name": row["score"]}
         for size in row["slopes"]:
