@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.fit_result import FitResult, as_columns
+from analysis.fit_result import FitResult, Kind, as_columns
 from analysis.laws import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE = 20.0  # of the largest to the smallest x: from there on the axis is logarithmic
+BANDS: tuple[tuple[Kind, float], ...] = (("mean", 0.25), ("new_run", 0.08))  # and how opaque each is
 MOST_LINES = 8  # values of a second column that get a line of their own
 
 
@@ -35,7 +36,7 @@ def plot(result: FitResult, ax: Axes | None, x: ArrayLike | None, y: ArrayLike |
     for second in _second(result, points):
         at = line[:, None] if second is None else np.column_stack([line, np.full_like(line, second)])
         (drawn,) = ax.plot(line, result.predict(at), lw=1.2, label=None if second is None else f"{second:.3g}")
-        for kind, alpha in (("mean", 0.25), ("new_run", 0.08)):
+        for kind, alpha in BANDS:
             ax.fill_between(line, *result.band(at, kind=kind), color=drawn.get_color(), alpha=alpha, lw=0)
     if len(result.x) > 1:
         ax.legend(title=result.x[1], fontsize=7, title_fontsize=7)

@@ -147,12 +147,16 @@ class FitResult:
     def forecast(self, x: ArrayLike, level: float = 0.95) -> list[Forecast]:
         """The law at each x, with both bands and the distance of extrapolation."""
         points = as_columns(x)
-        bands = (*self.band(points, level), *self.band(points, level, "new_run"))
-        columns = zip(points, self.predict(points), *bands, self.decades(points), strict=True)
+        (low, high), (new_low, new_high) = self.band(points, level), self.band(points, level, "new_run")
+        value, far = self.predict(points), self.decades(points)
         return [
-            Forecast(tuple(float(v) for v in at), *(_known(float(v)) for v in ends), decades=float(far))
-            for at, *ends, far in columns
-        ]
+            Forecast(
+                x=tuple(float(v) for v in points[i]),
+                value=_known(value[i]), low=_known(low[i]), high=_known(high[i]),
+                new_run_low=_known(new_low[i]), new_run_high=_known(new_high[i]), decades=float(far[i]),
+            )
+            for i in range(len(points))
+        ]  # fmt: skip
 
     def plot(self, ax: Axes | None = None, x: ArrayLike | None = None, y: ArrayLike | None = None) -> Axes:
         """The law with its bands, and the points where they are given, on ``ax`` (its own figure without one)."""
@@ -216,7 +220,7 @@ def _show(value: float | None) -> str:
 
 
 def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def _back(value: Floats, space: Space) -> Floats:

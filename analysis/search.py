@@ -15,7 +15,8 @@ from analysis.projection import project
 from analysis.solver import Problem, Space, levenberg, polish, slope_of, transform
 
 HOFFMANN_DELTA = 1e-3  # on log residuals, Hoffmann et al. 2022
-OVER = 10.0  # a prediction too high counts ten times: a run can be worse than its law, hardly better (kyo-takano/chinchilla)
+# A prediction too high counts ten times: a run can be worse than its law, hardly better (kyo-takano/chinchilla).
+OVER = 10.0
 ABSOLUTE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of the robust standard deviation
 N_POLISHED = 8
 N_PROJECTED = 2
@@ -51,8 +52,9 @@ def solve(problem: Problem, loss: Loss) -> Found:
     """The best optimum over all of the law's starts, with the signs of amplitudes and the loss settled."""
     problem, starts, n_starts = _candidates(problem)
     best = _descend(problem, starts)
-    for problem in _robust(problem, best.u, loss):
-        best = _descend(problem, np.vstack([best.u[None], starts]))
+    for robust in _robust(problem, best.u, loss):
+        problem = robust
+        best = _descend(robust, np.vstack([best.u[None], starts]))
     goal, root = transform(problem.y, problem.space), np.sqrt(problem.w)
     fitted, grad = problem.model(best.u[None])
     optimum = Optimum(problem, best.u, root * (fitted[0] - goal), root[:, None] * grad[0])

@@ -212,7 +212,7 @@ def test_status_says_what_is_missing() -> None:
     same = fit("log-linear", [5.0] * 4, [1.0, 2.0, 3.0, 4.0])
     assert same.status == "not_identified" and same.notes[0].code == "too_few_levels"
     exact = fit("log-linear", SIZES[:2], [0.6, 0.7])
-    assert exact.params["c1"].low is None and exact.notes[0].code == "no_degrees_of_freedom"
+    assert exact.params["c1"].low is None and "no_degrees_of_freedom" in {note.code for note in exact.notes}
     flat = fit("power", np.repeat(SIZES, 3), 2 + RNG(8).normal(0, 0.02, 21))
     assert flat.status == "not_identified"
 
