@@ -25,6 +25,7 @@ from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_
 # role of the parent through which a stage descends from its base model
 DESCENT = {
     "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
+    "pilot": "before",
     "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
@@ -43,6 +44,7 @@ ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
 )  # fmt: skip
+ITEM_DETAILS = ("loglikelihoods",)  # columns of items that older or foreign tables may lack
 SHARED_BASE = "shared base: variation between bases is not included"
 ABSOLUTE_PATH = re.compile(r"(?<![\w./])/(?:[^\s:'\",;()/]+/)*([^\s:'\",;()/]+)")
 
@@ -97,6 +99,7 @@ class Study:
     described: dict[str, Any]  # study.json
     records: dict[str, Record] = field(default_factory=dict)
     excluded: list[dict[str, Any]] = field(default_factory=list)
+    known_main: dict[str, bool] = field(default_factory=dict, repr=False)  # see _descends_from_main
 
     @property
     def name(self) -> str:
@@ -121,10 +124,12 @@ class Study:
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
-        stage = self.planned.get(stage_id, {})
-        parents = stage.get("parents", {}).values()
-        own = Setting.of(stage.get("config", {}), self.main_pretrained)
-        return own == MAIN and all(map(self._descends_from_main, parents))
+        if stage_id not in self.known_main:
+            stage = self.planned.get(stage_id, {})
+            parents = stage.get("parents", {}).values()
+            own = Setting.of(stage.get("config", {}), self.main_pretrained)
+            self.known_main[stage_id] = own == MAIN and all(map(self._descends_from_main, parents))
+        return self.known_main[stage_id]
 
     @cached_property
     def main_pretrained(self) -> bool:

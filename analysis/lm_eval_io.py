@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import ITEM_COLUMNS, AnalysisError
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, AnalysisError
 
 METRICS = ("acc", "exact_match", "em", "bits_per_byte", "byte_perplexity", "word_perplexity", "acc_norm", "mc2", "f1",
            "pass@1", "pass_at_1", "bleu", "rouge1")  # fmt: skip
@@ -179,7 +179,7 @@ def _read_task(
     items = [labels | item for row in rows if (item := _item(task, row, metric, form)) is not None]
     if len(items) < len(rows):
         notes.append(f"{file}: {len(rows) - len(items)} of {len(rows)} items have no finite {metric}")
-    frame = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
+    frame = pd.DataFrame(items, columns=[*ITEM_COLUMNS, *ITEM_DETAILS])
     if metric in AS_BITS and len(frame):
         frame["weight"] = frame.weight / frame.weight.mean()
     return frame
@@ -221,16 +221,39 @@ def _item(task: str, row: Mapping[str, Any], metric: str, form: str) -> dict[str
     if "acc_mutual_info" in row:  # every choice was asked for twice, with and without its question
         n_choices //= 2
     choices = form in ("cloze", "choice") and n_choices > 1 and metric in ("acc", "acc_norm", "exact_match")
-    chance = None if form == "loss" else 1 / n_choices if choices else 0.0
+    written = row.get("doc")
+    doc: dict[str, Any] = written if isinstance(written, dict) else {}
+    chance = _stated_chance(doc, n_choices)
+    if chance is None:
+        chance = None if form == "loss" else 1 / n_choices if choices else 0.0
     return {
         "chance": math.nan if chance is None else chance,
         "doc_id": row["doc_id"],
         "doc_hash": str(row.get("doc_hash") or f"{row['doc_id']}-{row.get('target_hash')}"),
         "prompt_hash": str(row.get("prompt_hash")),
-        "cluster": f"{task}/{row['doc_id']}",  # the first item of one task has nothing to do with that of another
+        # the first item of one task has nothing to do with that of another
+        "cluster": f"{task}/{doc['cluster'] if isinstance(doc.get('cluster'), str) else row['doc_id']}",
         "score": found[0],
         "weight": found[1],
+        "loglikelihoods": _loglikelihoods(row, n_choices) if choices else [],
     }
+
+
+def _stated_chance(doc: Mapping[str, Any], n_choices: int) -> float | None:
+    """What the document itself says: as our tasks write it, or the share of true answers in TruthfulQA's MC2."""
+    if isinstance(doc.get("chance"), (int, float)):
+        return float(doc["chance"])
+    labels = (doc.get("mc2_targets") or {}).get("labels") or []
+    return sum(labels) / len(labels) if labels and len(labels) == n_choices else None
+
+
+def _loglikelihoods(row: Mapping[str, Any], n_choices: int) -> list[float]:
+    """Of each choice; none where the row does not hold a number for each (lm-eval writes them as text)."""
+    try:
+        values = [float(response[0]) for response in (row.get("filtered_resps") or ())[:n_choices]]
+    except (TypeError, ValueError, IndexError):
+        return []
+    return values if len(values) == n_choices and all(map(math.isfinite, values)) else []
 
 
 def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
@@ -245,12 +268,14 @@ def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
 def _format(output_type: str | None, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     if output_type == "loglikelihood_rolling" or metric in LOWER_IS_BETTER:
         return "loss"
-    if output_type == "generate_until":
+    if output_type in ("generate_until", "loglikelihood"):  # a text of its own, or one continuation: no choices
         return "generate"
     texts = list(_continuations(rows[0]))
     if not texts and output_type is None:
         return "generate"
-    return "choice" if texts and all(LETTER.match(text) for text in texts) else "cloze"
+    alone = all(LETTER.match(text) for text in texts)
+    with_text = all(text.startswith(f"({chr(ord('A') + i)})") for i, text in enumerate(texts))
+    return "choice" if texts and (alone or with_text) else "cloze"
 
 
 def _grouped(items: pd.DataFrame, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:

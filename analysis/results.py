@@ -30,6 +30,7 @@ from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
+from analysis.precision import precision_rows
 from analysis.prediction import pm_series, prediction_rows, slope_series, tax_series
 from analysis.rate_check import rate_check
 from analysis.scored_by import scored_by
@@ -42,8 +43,8 @@ TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check",
     "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
-    "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "pooled", "crossover", "tax_per_reward",
-    "at_equal_reward", "predictions", "fits", "models", "stages", "claims", "excluded",
+    "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "bias", "precision", "pooled",
+    "crossover", "tax_per_reward", "at_equal_reward", "predictions", "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -127,6 +128,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "reward_bound": bound_rows(study, curves),
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
+        "bias": tax.bias,
+        "precision": precision_rows(study, tax.tax),
         "pooled": tax.pooled,
         "crossover": tax.crossover,
         "tax_per_reward": tax.per_reward,

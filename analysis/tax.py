@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from analysis.answers import answer_calibration
 from analysis.crossed import Term, mean_term
 from analysis.estimates import (
     Cell,
@@ -113,7 +114,16 @@ def _task_row(
         "p_equivalence": equivalence_p(decided, margin), "low90": low90, "high90": high90,
         "mde": decided, "margin": margin, "informative": not bounded or above_chance(excess),
         "enters_means": bounded and above_chance(excess, MEANS_SE), "verdict": None, "note": note,
+        "calibration": calibration_of(of),
     }  # fmt: skip
+
+
+def calibration_of(of: Stack) -> dict[str, Any] | None:
+    """The calibration error of the answers before and after, and its change; None for a task without choices."""
+    if of.confidence is None:
+        return None
+    before, after = of.confidence
+    return answer_calibration((before, of.before), (after, of.after), of.cluster, of.run)
 
 
 def _mcnemar(of: Stack) -> dict[str, Any] | None:

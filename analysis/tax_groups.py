@@ -18,6 +18,7 @@ class Group:
 
     model: Model
     pairs: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))
+    bias: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))  # the same of bias scores
     at_sqrt_kl: dict[str, float] = field(default_factory=dict)  # by run
     collapsed: set[str] = field(default_factory=set)  # runs whose policy diverged
     bases: set[str] = field(default_factory=set)  # stage ids of the base models the runs descend from

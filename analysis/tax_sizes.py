@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.bias import METRIC as BIAS
+from analysis.bias import bias_row
 from analysis.estimates import codes, mean
-from analysis.frames import ITEM_COLUMNS, SHARED_BASE, Study, join_notes, stage_table
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, SHARED_BASE, Study, join_notes, stage_table
 from analysis.items import TASK_KEYS, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
 from analysis.reward_paths import Path
 from analysis.tax import judge, judge_map, task_rows
@@ -21,7 +23,7 @@ from analysis.tax_trend import trend_over_sizes, trend_suites
 from hh_scaling.records import Record, config_hash
 
 Items = dict[TaskKey, TaskItems]
-K_SHOT = TASK_KEYS.index("k_shot")
+K_SHOT, METRIC = TASK_KEYS.index("k_shot"), TASK_KEYS.index("metric")
 
 
 @dataclass
@@ -34,6 +36,7 @@ class TaxTables:
     trends: list[dict[str, Any]] = field(default_factory=list)
     per_reward: list[dict[str, Any]] = field(default_factory=list)
     equal_reward: list[dict[str, Any]] = field(default_factory=list)
+    bias: list[dict[str, Any]] = field(default_factory=list)
 
 
 def benchmark_items(study: Study) -> dict[str, Items]:
@@ -42,7 +45,7 @@ def benchmark_items(study: Study) -> dict[str, Items]:
     for record in study.main_of_kind("benchmark"):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
-        elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS)) is not None:
+        elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS, ITEM_DETAILS)) is not None:
             bad = ~np.isfinite(frame.score.to_numpy(float))
             if bad.any():
                 study.exclude(record.stage_id, f"{int(bad.sum())} items have no finite score", record)
@@ -62,7 +65,12 @@ def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
             "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
         }  # fmt: skip
-        rows += [labels | score_columns(task) for task in tasks.values()]
+        cut = record.summary.get("truncated") or {}
+        rows += [
+            labels | score_columns(task) | {"n_truncated": cut.get(task.key[0])}
+            for task in tasks.values()
+            if task.weight.any()
+        ]
     return sorted(rows, key=_place)
 
 
@@ -101,6 +109,7 @@ def tax_tables(
     for (recipe, _, before, at), group in sorted(collected.items(), key=_order):
         series[recipe, before, at].append(group)
     for (recipe, before, at), groups in sorted(series.items()):
+        tables.bias += _bias_rows({"recipe": recipe, "before": before, "at": at}, groups)
         _add_series(tables, {"recipe": recipe, "before": before, "at": at}, groups, (margin, bits_margin))
     return tables
 
@@ -136,6 +145,11 @@ def _task_families(
         if group.shares_base:
             _add_note(family, SHARED_BASE)
     return rows
+
+
+def _bias_rows(labels: dict[str, Any], groups: list[Group]) -> list[dict[str, Any]]:
+    found = [(group, bias_row(pairs)) for group in groups for _, pairs in sorted(group.bias.items())]
+    return [labels | size_labels(group) | row for group, row in found if row is not None]
 
 
 def _add_means(tables: TaxTables, labels: dict[str, Any], groups: list[Group], usable: list[Tasks]) -> None:
@@ -235,7 +249,9 @@ def _pair(study: Study, group: Group, before: Items, after: Items, record: Recor
         group.collapsed.add(study.chain(policy))
     group.bases.add(base.stage_id if (base := study.base(policy)) else "")
     for key, pair in pairs.items():
-        group.pairs[key].append(pair)
+        known = (group.bias if key[METRIC] == BIAS else group.pairs)[key]
+        if all(pair.run != other.run for other in known):  # a task without examples is the same at every k
+            known.append(pair)
 
 
 def origins(study: Study, policy: Record) -> list[tuple[str, Record]]:

@@ -21,6 +21,7 @@ from reports import (
     sentences,
     tables,
     tax_sentences,
+    tax_tables,
 )
 from reports.figure_spec import Section
 from reports.figures import FIGURES
@@ -179,12 +180,17 @@ def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSec
         ReportSection(
             "tax",
             "Benchmarks and the alignment tax",
-            sentences=[*tax_sentences.tax_sentences(results), *reward_sentences.reward_sentences(results)],
+            sentences=[
+                *tax_sentences.tax_sentences(results),
+                *reward_sentences.reward_sentences(results),
+                *tax_tables.more_sentences(results),
+            ],
             figures=shown("tax"),
             tables=[
                 result_tables.pooled_table(results),
                 result_tables.tax_rows_table(results),
                 *reward_sentences.reward_tables(results),
+                *tax_tables.more_tables(results),
             ],
         ),
         ReportSection(
