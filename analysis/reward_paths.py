@@ -71,7 +71,7 @@ class Path:
         for key in sorted(set(before.items) & set(after.items)):
             one, two = before.items[key], after.items[key]
             if len(one.document) == len(two.document) and (one.document == two.document).all():
-                found[key] = replace(two, score=(1 - share) * one.score + share * two.score)
+                found[key] = replace(two, score=(1 - share) * one.score + share * two.score, confidence=None)
         root = (1 - share) * before.sqrt_kl + share * after.sqrt_kl
         return Place(f"gold={reward:g}", root, (1 - share) * before.rise + share * after.rise, found)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.bias import METRIC as BIAS
 from analysis.crossed import Term, combine, mean_term, measure
 from analysis.frames import Model, Study
 from analysis.items import Pair, TaskKey, normaliser, pair_items, stack
@@ -62,7 +63,8 @@ def _add_path(study: Study, groups: dict[Key, Group], path: Path, reward: float,
 
 def _pairs(path: Path, before: Items, after: Items) -> dict[TaskKey, Pair]:
     """The tasks of a path that its origin took too; what is refused has been said of the checkpoints themselves."""
-    return pair_items({key: before[key] for key in after if key in before}, after, path.chain, "")[0]
+    asked = {key: before[key] for key in after if key in before and key[3] != BIAS}  # a bias is no quality
+    return pair_items(asked, after, path.chain, "")[0]
 
 
 # ---------------------------------------------------------------- per unit of reward
