@@ -60,13 +60,6 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     }
 
 
-def completed(results: Row) -> Row:
-    """The results with every further table that the study has nothing for written by hand, for their own models."""
-    sizes = {m["name"]: m["n_params"] for m in sorted(results["models"], key=lambda m: int(m["n_params"]))}
-    by_hand = {key: rows for key, rows in further_tables(sizes).items() if not results.get(key)}
-    return {**results, **by_hand}
-
-
 def turns(model: Row, place: int) -> list[Row]:
     """The first turn is easier by 3 points, the others alike."""
     rows = []

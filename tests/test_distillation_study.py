@@ -28,10 +28,11 @@ from sweeps.launch import write_study
 from sweeps.load import StudyError
 from sweeps.machines import this_cpu
 from sweeps.plan import make_plan
-from tests.fake_pm_tables import difference, estimate
+from tests.fake_distillation import distillation_by_hand
 from tests.test_graph import STUDY, graph_of, hh_files, kinds, only
 
 DISTILLED = STUDY + "reference: {kind: context_distillation}\n"
+SIZES = {"12k": 12_000, "60k": 60_000}
 FILES = "data: {hub: a/b}\nsizes: [27k]\n"
 TINY = """
 world: {n_entities: 48, n_text_tokens: 60k, n_comparisons: 400, n_items: 20}
@@ -91,6 +92,15 @@ def test_the_shipped_prompt_is_the_default_outside_a_world(tmp_path: Path) -> No
         names[value] = teacher.config.prompt.name
         assert Path(teacher.where[names[value]]).is_file()
     assert names == {"null": "hhh_prompt.txt", "hhh": "hhh_prompt.txt", "mine.txt": "mine.txt"}
+
+
+def test_transcripts_are_training_text_too(tmp_path: Path) -> None:
+    """A study of files without text has none; with ``text: {}`` the chosen transcripts are its text."""
+    hh_files(tmp_path / "hh")
+    study = "data: {path: hh}\nsizes: [27k]\nreference: {kind: context_distillation}\n"
+    assert kinds(graph_of(tmp_path, study + "text: {}\n"))["teacher"] == 1
+    with pytest.raises(StudyError, match=r"text_share: is 0.5, but the study has no text"):
+        graph_of(tmp_path, study + "text: {include_transcripts: false}\n")
 
 
 @pytest.mark.parametrize(
@@ -233,27 +243,9 @@ def test_changes_are_paired_by_conversation_over_tokens() -> None:
     assert text.term("nats_prompted") is None and text.change(("nats_distilled", "nats_prompted")) is None
 
 
-def rows_by_hand(change: float, teacher: str | None = None) -> Results:
-    """Two sizes whose every change is this, with a standard error of 0.01."""
-    rows = []
-    for name, n in (("12k", 12_000), ("60k", 60_000)):
-        for part in ("responses", "dialogues", "text"):
-            row: dict[str, Any] = {"model": name, "n_params": n, "teacher": teacher or name, "part": part, "note": None}
-            row |= {"prompt": "hhh_prompt.txt", "n_prompt_tokens": 100, "n_runs": 2}
-            row |= {
-                m: None if part == "text" and m.startswith(("kl", "nats_p")) else estimate(1.0, 0.1) for m in MEASURES
-            }
-            names = ("kl_change", "distilled_minus_base", "distilled_minus_prompted", "prompted_minus_base")
-            row |= {
-                m: None if part == "text" and m != "distilled_minus_base" else difference(change, 0.01) for m in names
-            }
-            rows.append(row)
-    return {"distillation": rows, "models": [{"name": "12k", "n_params": 12_000}, {"name": "60k", "n_params": 60_000}]}
-
-
 @pytest.mark.parametrize(("change", "word"), [(0.5, "higher"), (-0.5, "lower"), (0.001, "not measurably different")])
 def test_sentences_can_come_out_every_way(change: float, word: str) -> None:
-    teachers, left, *changed = distillation_sentences.distillation_sentences(rows_by_hand(change))
+    teachers, left, *changed = distillation_sentences.distillation_sentences(distillation_by_hand(SIZES, change))
     assert "12k and 60k from the same base with the prompt (hhh_prompt.txt, 100 tokens)" in teachers
     assert "1.0000 before and 1.0000 after at 12k" in left and len(changed) == 4
     others = {"higher", "lower", "not measurably different"} - {word}
@@ -261,14 +253,20 @@ def test_sentences_can_come_out_every_way(change: float, word: str) -> None:
 
 
 def test_a_large_teacher_is_named_and_nothing_is_said_of_nothing() -> None:
-    (teachers, *_) = distillation_sentences.distillation_sentences(rows_by_hand(0.5, "60k"))
+    (teachers, *_) = distillation_sentences.distillation_sentences(distillation_by_hand(SIZES, 0.5, "60k"))
     assert "60k from the same base with the prompt; 12k from 60k with the prompt" in teachers
     assert distillation_sentences.distillation_sentences({}) == distillation_sentences.distillation_tables({}) == []
 
 
+def test_rows_by_hand_are_as_the_schema_says() -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    for name, rows in distillation_by_hand(SIZES).items():
+        jsonschema.validate(rows, {**schema["properties"][name], "$defs": schema["$defs"]})
+
+
 def test_the_figure_of_losses_has_a_panel_a_measure() -> None:
     (spec,) = [spec for spec in FIGURES if spec.name == "distillation-losses"]
-    table, figure = spec.table(rows_by_hand(-0.5)), Figure()
+    table, figure = spec.table(distillation_by_hand(SIZES, -0.5)), Figure()
     spec.draw(figure, table)
     figure.draw_without_rendering()
     assert len(figure.axes) == 4 and len(table) == 2 * (2 + 3 + 2 + 1)
