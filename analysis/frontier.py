@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ LOGGED = {  # row name -> that of the stage's metrics
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """One policy's evaluations: each measured quantity is (S steps, P prompts), prompts in one fixed order."""
 
@@ -74,14 +75,19 @@ class Curve:
 
     def resolved(self) -> NDArray[np.bool_]:
         """(S,) evaluations after the start whose KL is at least two standard errors: the others are not fitted."""
-        known = [self.kl(step) for step in range(len(self.steps))]
-        clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
-        return np.array([False, *clear[1:]])
+        if (found := RESOLVED.get(self)) is None:  # asked for by every law of every score
+            known = [self.kl(step) for step in range(len(self.steps))]
+            clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
+            found = RESOLVED[self] = np.array([False, *clear[1:]])
+        return found
 
     def relative(self, column: str) -> Floats | None:
         """(S, P) score minus the same prompt's score at the first step, or None where it was not measured."""
         scores = self.values.get(column)
         return None if scores is None else scores - scores[0]
+
+
+RESOLVED: WeakKeyDictionary[Curve, NDArray[np.bool_]] = WeakKeyDictionary()
 
 
 def load_curves(study: Study) -> list[Curve]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from hh_scaling import __version__, cli_models, cli_tables
+from hh_scaling import __version__, cli_models, cli_tables, cli_tasks
 
 if TYPE_CHECKING:
     from sweeps.study import AnalysisSection
@@ -194,3 +194,4 @@ def status(
 
 cli_tables.register(app)
 cli_models.register(app)
+cli_tasks.register(app)

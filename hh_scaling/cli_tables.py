@@ -210,6 +210,9 @@ def tax(
     tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="lm-eval output of the model after.")],
     margin: MarginOption = 1.0,
     bits_margin: BitsOption = 0.01,
+    allow_prompts: Annotated[
+        bool, typer.Option("--allow-different-prompts", help="Compare items whose prompts differ between the two.")
+    ] = False,
     json_to: JsonOption = None,
 ) -> None:
     """The paired alignment tax between two lm-eval output directories, whoever made them."""
@@ -218,12 +221,12 @@ def tax(
 
         as_json = wants_json(json_to)
         check_margins(margin, bits_margin)
-        content = lm_eval_tax(base, tuned, margin, bits_margin)
+        content = lm_eval_tax(base, tuned, margin, bits_margin, allow_prompts)
         if as_json:
             print_json(content)
             return
         print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost, with 95 % intervals; "
-              "normalised is divided by 1 - chance; mde: 80 % power, before Holm's adjustment")  # fmt: skip
+              "normalised is divided by 1 - chance; mde: 80 % power, at Holm's level")  # fmt: skip
         print_rows([tax_cells(row) for row in content["tax"] + content["pooled"]])
         for note in content["notes"]:
             print(f"note: {note}")

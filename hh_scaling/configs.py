@@ -302,10 +302,24 @@ class BenchmarkTasks(Config):
     limit: Positive | None = None  # items a task; a seeded subset, the same for every model
     num_fewshot: Annotated[int, Field(ge=0)] = 0
     seed: int = 0
+    # The fields below are not written where they are the default, so that hashes stay.
+    run_code: Annotated[bool, Field(exclude_if=lambda value: not value)] = False  # whether models' code may be run
+    lm_eval_files: Annotated[bool, Field(exclude_if=lambda value: not value)] = False  # also in lm-eval's own format
+
+
+class PilotConfig(Config):
+    """One model before and after RLHF on a few items of each task, to choose how many are needed."""
+
+    size: SizeSpec
+    seed: int
+    at: str | None  # of the policy
+    tasks: BenchmarkTasks
+    precision: PositiveFloat  # half-width of the 95 % interval of the paired difference
+    compute: Compute
 
 
 class BenchmarkConfig(Config):
-    """One model (or one checkpoint of a policy) on all tasks."""
+    """One model (or one checkpoint of a policy) on all tasks; pilots among the parents say how many items of each."""
 
     size: SizeSpec
     seed: int

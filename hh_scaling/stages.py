@@ -53,5 +53,6 @@ KINDS: dict[str, StageKind] = {
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=5),
+    "pilot": StageKind(configs.PilotConfig, "hh_scaling.pilot:run"),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import frontier_figures, policy_figures, tax_figures
+from reports import frontier_figures, law_figures, policy_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
 from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
@@ -78,6 +78,19 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
     ),
     FigureSpec(
+        name="slopes-by-size",
+        section="frontier",
+        title="Slope of score against √KL by size",
+        caption="Lines through the origin, means over each size's runs with 95 % intervals from the spread between "
+        "runs of all sizes; dashed the slope common to all sizes. PM scores are in standard deviations of that PM's "
+        "held-out scores, since every size is scored by PMs of its own. Parallel lines would lie on one level.",
+        why_empty="there are no policies of two sizes.",
+        table=law_figures.slopes_table,
+        draw=law_figures.draw_slopes,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
         name="figure-03-mean-accuracy",
         section="tax",
         title="Mean benchmark accuracy before and after RLHF",
@@ -111,6 +124,19 @@ FIGURES: tuple[FigureSpec, ...] = (
         table=tax_figures.tax_table,
         draw=tax_figures.draw_tax,
         columns=3,
+    ),
+    FigureSpec(
+        name="tax-against-reward",
+        section="tax",
+        title="The alignment tax against the gold reward",
+        caption="Mean tax over tasks and rise of the gold score at the same checkpoints, mean over runs, 95 % "
+        "intervals of the tax; positive is a cost. Points at a gold reward that all runs reached are read between "
+        "checkpoints.",
+        why_empty="no policy has both benchmarks and a gold score.",
+        table=law_figures.reward_table,
+        draw=law_figures.draw_reward,
+        columns=2,
+        optional=True,
     ),
     *RATE_FIGURES,
 )

@@ -10,6 +10,7 @@ from analysis.rate_check import RATE_RULE
 from reports.formats import format_estimate, format_number, join_words, plural
 from reports.frontier_figures import unresolved
 from reports.gold_source import gold_sentence, scorer_sentences
+from reports.law_sentences import law_methods
 from reports.results import has_value, rows_of, usable
 
 Row = Mapping[str, Any]
@@ -126,6 +127,7 @@ def method_sentences(results: Row) -> list[str]:
         lines += [_gold_rule(results), gold_sentence(results), *scorer_sentences(results)]
     if rows_of(results, "tax"):
         lines.append(_tax(results))
+    lines += law_methods(results)
     lines.append(
         "Intervals are 95 %, from t with standard errors clustered by conversation, prompt or document; where several "
         "runs met the same items, items and runs are crossed. With two seeds the training variance is barely known and "

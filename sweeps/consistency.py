@@ -207,7 +207,13 @@ def distillation_problems(study: Study, names: list[str]) -> Found:
 
 
 def task_problems(study: Study) -> Found:
-    """Benchmark tasks that do not exist, or whose items this study's data do not have."""
+    """Benchmark tasks that do not exist, or whose items this study's data do not have; a precision of nothing."""
+    if study.benchmarks is not None:
+        if study.benchmarks.precision is not None and study.ppo is None:
+            yield ("benchmarks", "precision"), "is of the difference that RLHF makes, but there is no ppo section"
+        shots = study.benchmarks.num_fewshot
+        if len(set(shots)) < len(shots):
+            yield ("benchmarks", "num_fewshot"), "names a number twice"
     for i, name in enumerate(study.benchmarks.tasks if study.benchmarks is not None else ()):
         key = ("benchmarks", "tasks", i)
         try:
@@ -217,6 +223,9 @@ def task_problems(study: Study) -> Found:
             continue
         if name.startswith("world_") and study.world is None:
             yield key, f"is {name}, whose items a world makes (allowed without one: local_*, or a task of lm-eval)"
+        section = study.benchmarks
+        if task is not None and task.shape == "code" and section is not None and not section.run_code:
+            yield key, f"is {name}, which runs code that models write; --set benchmarks.run_code=true allows it"
         no_text = study.world is None and (study.text is None or not study.text.held_out)
         if task is not None and task.format == "loss" and no_text:
             yield key, f"is {name}, which needs held-out text; --set text.held_out='PATTERN' of file names"

@@ -17,6 +17,7 @@ from hh_scaling.configs import (
     Compute,
     DataConfig,
     ForeignPMConfig,
+    PilotConfig,
     PMConfig,
     PMPConfig,
     PPOConfig,
@@ -240,7 +241,7 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     )
 
 
-def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
+def benchmark_cost(config: BenchmarkConfig | PilotConfig, sizing: Sizing) -> Cost:
     """A forward pass over every choice of every item."""
     shape, tasks = sizing.shape, config.tasks
     items = len(tasks.tasks) * (tasks.limit or TASK_ITEMS)
@@ -257,6 +258,12 @@ def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
     )
 
 
+def pilot_cost(config: PilotConfig, sizing: Sizing) -> Cost:
+    """The same on a pilot's items, before and after."""
+    one = benchmark_cost(config, sizing)
+    return replace(one, tokens=2 * one.tokens, flops=2 * one.flops, layer_passes=2 * one.layer_passes)
+
+
 FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "DataConfig": data_cost,
     "TokenizerConfig": tokenizer_cost,
@@ -268,4 +275,5 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,
     "BenchmarkConfig": benchmark_cost,
+    "PilotConfig": pilot_cost,
 }

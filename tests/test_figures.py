@@ -33,9 +33,8 @@ from reports.formats import (
     visible,
 )
 from reports.results import ResultsError, model_names, read_results
-from tests.fake_pm_tables import further_tables
+from tests.fake_pm_tables import completed, further_tables
 from tests.fake_runs import Shape, make_runs
-from tests.fake_tables import completed
 
 Results = dict[str, Any]
 SMALL = Shape(comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10, 20), items=60, diverged=True)
