@@ -163,7 +163,7 @@ def fit(
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="COL", help="The run each row belongs to.")
     ] = None,
-    loss: Annotated[str, typer.Option("--loss", help="ls, huber or hoffmann.")] = "ls",
+    loss: Annotated[str, typer.Option("--loss", help="ls, huber, hoffmann or asymmetric.")] = "ls",
     space: Annotated[str, typer.Option("--space", help="linear, log or logit.")] = "linear",
     ci: Annotated[str | None, typer.Option("--ci", help="profile, wald or bootstrap.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw points and fit.")] = None,
