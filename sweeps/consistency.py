@@ -198,7 +198,10 @@ def distillation_problems(study: Study, names: list[str]) -> Found:
             yield ("reference", "teacher"), f"{text} (allowed: same)"
     if reference.prompt == "world" and study.world is None:
         yield ("reference", "prompt"), "is world, but the study has none (allowed: hhh, or a text file)"
-    if reference.text_share > 0 and study.world is None and (study.text is None or not study.text.path):
+    has_text = study.world is not None or (
+        study.text is not None and bool(study.text.path or study.text.include_transcripts)
+    )
+    if reference.text_share > 0 and not has_text:
         text = f"is {reference.text_share:g}, but the study has no text (--set reference.text_share=0)"
         yield ("reference", "text_share"), text
 

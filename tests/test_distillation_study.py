@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.distillation import MEASURES, Text
+from analysis.distillation import CHANGES, MEASURES, Text
 from analysis.estimates import paired_difference
 from analysis.results import SCHEMA_FILE, analyze
 from hh_scaling.configs import ReferenceConfig, TeacherConfig
@@ -32,6 +33,7 @@ from tests.fake_pm_tables import difference, estimate
 from tests.test_graph import STUDY, graph_of, hh_files, kinds, only
 
 DISTILLED = STUDY + "reference: {kind: context_distillation}\n"
+SIZES = {"12k": 12_000, "60k": 60_000}
 FILES = "data: {hub: a/b}\nsizes: [27k]\n"
 TINY = """
 world: {n_entities: 48, n_text_tokens: 60k, n_comparisons: 400, n_items: 20}
@@ -91,6 +93,15 @@ def test_the_shipped_prompt_is_the_default_outside_a_world(tmp_path: Path) -> No
         names[value] = teacher.config.prompt.name
         assert Path(teacher.where[names[value]]).is_file()
     assert names == {"null": "hhh_prompt.txt", "hhh": "hhh_prompt.txt", "mine.txt": "mine.txt"}
+
+
+def test_transcripts_are_training_text_too(tmp_path: Path) -> None:
+    """A study of files without text has none; with ``text: {}`` the chosen transcripts are its text."""
+    hh_files(tmp_path / "hh")
+    study = "data: {path: hh}\nsizes: [27k]\nreference: {kind: context_distillation}\n"
+    assert kinds(graph_of(tmp_path, study + "text: {}\n"))["teacher"] == 1
+    with pytest.raises(StudyError, match=r"text_share: is 0.5, but the study has no text"):
+        graph_of(tmp_path, study + "text: {include_transcripts: false}\n")
 
 
 @pytest.mark.parametrize(
@@ -233,27 +244,28 @@ def test_changes_are_paired_by_conversation_over_tokens() -> None:
     assert text.term("nats_prompted") is None and text.change(("nats_distilled", "nats_prompted")) is None
 
 
-def rows_by_hand(change: float, teacher: str | None = None) -> Results:
-    """Two sizes whose every change is this, with a standard error of 0.01."""
-    rows = []
-    for name, n in (("12k", 12_000), ("60k", 60_000)):
+def distillation_by_hand(
+    sizes: Mapping[str, int], change: float = -0.05, teacher: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Every measure 1 and every change that given, with a standard error of 0.01; a curve of four points a size."""
+    rows, curve = [], []
+    for name, n in sizes.items():
+        labels: dict[str, Any] = {"model": name, "n_params": n, "teacher": teacher or name}
         for part in ("responses", "dialogues", "text"):
-            row: dict[str, Any] = {"model": name, "n_params": n, "teacher": teacher or name, "part": part, "note": None}
-            row |= {"prompt": "hhh_prompt.txt", "n_prompt_tokens": 100, "n_runs": 2}
-            row |= {
-                m: None if part == "text" and m.startswith(("kl", "nats_p")) else estimate(1.0, 0.1) for m in MEASURES
-            }
-            names = ("kl_change", "distilled_minus_base", "distilled_minus_prompted", "prompted_minus_base")
-            row |= {
-                m: None if part == "text" and m != "distilled_minus_base" else difference(change, 0.01) for m in names
-            }
-            rows.append(row)
-    return {"distillation": rows, "models": [{"name": "12k", "n_params": 12_000}, {"name": "60k", "n_params": 60_000}]}
+            lacks = ("kl", "nats_prompted", "prompted", "distilled_minus_prompted") if part == "text" else ()
+            row = labels | {"prompt": "hhh_prompt.txt", "n_prompt_tokens": 100, "n_runs": 2, "part": part}
+            row |= {m: None if m.startswith(lacks) else estimate(1.0, 0.1) for m in MEASURES}
+            row |= {m: None if m.startswith(lacks) else difference(change, 0.01) for m in CHANGES}
+            rows.append(row | {"note": None})
+        for i in range(4):
+            at = {"seed": 0, "stage_id": f"reference-{name}-s0", "tokens": 1000 * (i + 1)}
+            curve.append(labels | at | {"loss": estimate(0.1 / (i + 1), 0.005)})
+    return {"distillation": rows, "distillation_curve": curve}
 
 
 @pytest.mark.parametrize(("change", "word"), [(0.5, "higher"), (-0.5, "lower"), (0.001, "not measurably different")])
 def test_sentences_can_come_out_every_way(change: float, word: str) -> None:
-    teachers, left, *changed = distillation_sentences.distillation_sentences(rows_by_hand(change))
+    teachers, left, *changed = distillation_sentences.distillation_sentences(distillation_by_hand(SIZES, change))
     assert "12k and 60k from the same base with the prompt (hhh_prompt.txt, 100 tokens)" in teachers
     assert "1.0000 before and 1.0000 after at 12k" in left and len(changed) == 4
     others = {"higher", "lower", "not measurably different"} - {word}
@@ -261,14 +273,20 @@ def test_sentences_can_come_out_every_way(change: float, word: str) -> None:
 
 
 def test_a_large_teacher_is_named_and_nothing_is_said_of_nothing() -> None:
-    (teachers, *_) = distillation_sentences.distillation_sentences(rows_by_hand(0.5, "60k"))
+    (teachers, *_) = distillation_sentences.distillation_sentences(distillation_by_hand(SIZES, 0.5, "60k"))
     assert "60k from the same base with the prompt; 12k from 60k with the prompt" in teachers
     assert distillation_sentences.distillation_sentences({}) == distillation_sentences.distillation_tables({}) == []
 
 
+def test_rows_by_hand_are_as_the_schema_says() -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    for name, rows in distillation_by_hand(SIZES).items():
+        jsonschema.validate(rows, {**schema["properties"][name], "$defs": schema["$defs"]})
+
+
 def test_the_figure_of_losses_has_a_panel_a_measure() -> None:
     (spec,) = [spec for spec in FIGURES if spec.name == "distillation-losses"]
-    table, figure = spec.table(rows_by_hand(-0.5)), Figure()
+    table, figure = spec.table(distillation_by_hand(SIZES, -0.5)), Figure()
     spec.draw(figure, table)
     figure.draw_without_rendering()
     assert len(figure.axes) == 4 and len(table) == 2 * (2 + 3 + 2 + 1)
