@@ -43,7 +43,7 @@ def fit(
     name: str, x: ArrayLike, y: ArrayLike, *, se: ArrayLike | None = None, cluster: ArrayLike | None = None,
     loss: Loss = "ls", space: Space = "linear", ci: Interval | None = None, group: str = "all",
     x_names: Sequence[str] | None = None, y_name: str = "y", draws: int = 2000, seed: int = 0,
-    noise: ArrayLike | None = None, df: float | None = None,
+    noise: ArrayLike | None = None, df: float | None = None, repeats: bool = False,
 ) -> FitResult:  # fmt: skip
     """The law of that name fitted to x (n,) or (n, k) and y (n,), weighted by 1 / se^2 (relative: s^2 is estimated).
 
@@ -51,8 +51,8 @@ def fit(
     run can be fitted, else to the wild-cluster bootstrap (which is also what "bootstrap" gives); "wald" with
     ``cluster`` is the cluster-robust sandwich, and "profile" is refused. Robust losses are bootstrapped by cases.
     ``noise`` (draws, n) holds errors that points share (items redrawn), added in a bootstrap in linear space; ``df``
-    replaces the bootstrap's degrees of freedom. Raises FitError for unusable points; too few of them is a status, not
-    an error.
+    replaces the bootstrap's degrees of freedom; with ``repeats`` it is meant that a run has several rows at one x.
+    Raises FitError for unusable points; too few of them is a status, not an error.
     """
     columns, target, errors, group_codes = check_shapes(x, y, se, cluster)
     names = tuple(x_names or (["x"] if columns.shape[1] == 1 else ["N", "D"]))
@@ -75,7 +75,7 @@ def fit(
     if notes := missing_information(of, columns, len(target), names):
         return replace(blank, notes=tuple(notes))
     problem = make_problem(of, columns, target, errors, space)
-    blank = replace(blank, notes=tuple(cautions(of, columns, target, group_codes, names)))
+    blank = replace(blank, notes=tuple(cautions(of, columns, target, group_codes, names, repeats)))
     return _result(blank, solve(problem, loss), group_codes, ci, how)
 
 

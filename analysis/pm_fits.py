@@ -89,7 +89,7 @@ def _fit(one: PointSet) -> FitResult:
     cluster, draws = one.points[one.cluster], draws_for(len(one.points))
     return fit(
         "log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name=one.y,
-        draws=draws,
+        draws=draws, repeats=True,  # both halves' PMs of a base
     )  # fmt: skip
 
 

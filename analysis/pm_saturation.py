@@ -69,7 +69,7 @@ def _fit(law: str, one: PointSet, noise: Floats) -> FitResult:
     cluster = one.points[one.cluster] if clustered else None
     result = fit(
         law, one.columns, one.points.y, cluster=cluster, ci="bootstrap", group=one.group, x_names=one.x, y_name=one.y,
-        noise=noise, df=df,
+        noise=noise, df=df, repeats=True,  # both halves' PMs of a base
     )  # fmt: skip
     line = fit("log-linear", one.columns, one.points.y, cluster=cluster, ci="wald")
     return against_line(replace(result, notes=(*result.notes, *_notes(one, clustered, df))), line)

@@ -87,12 +87,15 @@ def missing_information(of: Law, x: Floats, n: int, names: Sequence[str]) -> lis
     return notes
 
 
-def cautions(of: Law, x: Floats, y: Floats, cluster: Codes | None, names: Sequence[str]) -> list[Note]:
-    """What is odd about points that can be fitted: rows that repeat others, and a form that cannot be tested."""
+def cautions(
+    of: Law, x: Floats, y: Floats, cluster: Codes | None, names: Sequence[str], repeats: bool = False
+) -> list[Note]:
+    """What is odd about points that can be fitted: rows that repeat others, unless ``repeats`` are meant, and a form
+    that cannot be tested."""
     notes = []
     cells = pd.DataFrame(x).assign(run=np.arange(len(y)) if cluster is None else cluster)
     same = pd.DataFrame(x).assign(y=y).duplicated() if cluster is None else cells.duplicated()
-    if same.any():
+    if same.any() and not repeats:
         what = "x and y" if cluster is None else "run and x"
         first = int(np.flatnonzero(same)[0]) + 1
         message = f"{int(same.sum())} rows repeat the {what} of an earlier one (the first is row {first})"
