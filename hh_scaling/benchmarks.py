@@ -15,11 +15,11 @@ from hh_scaling.configs import BenchmarkConfig
 from hh_scaling.estimates import clustered_mean, ratio
 from hh_scaling.harness import Item, Question, ask, own_question, registry_question, undisturbed
 from hh_scaling.lm import CausalLM
-from hh_scaling.models import autocast, describe, forward_flops, load_causal_lm, load_tokenizer, set_up
+from hh_scaling.models import describe, forward_flops, load_causal_lm, load_tokenizer, set_up
 from hh_scaling.records import NonFiniteError, StageWriter, read_record
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.tasks import TaskError, own_task, read_documents
-from hh_scaling.token_trees import Batch
+from hh_scaling.tree_logprobs import Batch
 
 
 def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
@@ -36,14 +36,8 @@ def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
         )
     model = load_causal_lm(stage, config.at, config.compute)
     progress = Progress(model, context.out)
-    lm = CausalLM(
-        model,
-        load_tokenizer(stage),
-        batch_tokens=config.compute.micro_batch_tokens,
-        precision=lambda: autocast(config.compute),
-        on_batch=progress.on_batch,
-    )
-    with undisturbed():
+    lm = CausalLM(model, load_tokenizer(stage), config.compute, on_batch=progress.on_batch)
+    with undisturbed(), lm.by_processes():
         questions = find_questions(config, context)
         items = ask_all(lm, questions, config.tasks.seed, progress)
     table = pd.DataFrame(items).astype({"chance": float})

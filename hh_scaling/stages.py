@@ -52,5 +52,5 @@ KINDS: dict[str, StageKind] = {
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=4),
-    "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
+    "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run", version=2),
 }
