@@ -64,9 +64,12 @@ class CausalLM(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Per (context, continuation): the continuation's log-likelihood in nats, and whether it is the greedy one."""
+        return list(self.scorer.score(self.sequences(requests), self.on_batch))
+
+    def sequences(self, requests: list[Instance]) -> list[Scorable]:
+        """What is scored of each (context, continuation)."""
         pairs = self._encode_pairs([request.args for request in requests])
-        sequences = [self._fitted(c, t, request) for (c, t), request in zip(pairs, requests, strict=True)]
-        return list(self.scorer.score(sequences, self.on_batch))
+        return [self._fitted(c, t, request) for (c, t), request in zip(pairs, requests, strict=True)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Per text: its log-likelihood in nats, every token predicted once with as much before it as windows allow.

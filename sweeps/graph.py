@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
     BaseTraining,
+    BehaviourConfig,
+    BehaviourTasks,
     BenchmarkConfig,
     BenchmarkTasks,
     Compute,
@@ -93,6 +95,8 @@ class Expansion:
                 self.add_policy(name, seed)
         if self.study.benchmarks is not None:
             self.add_benchmarks()
+        if self.study.behaviours is not None:
+            self.add_behaviours()
         return self.graph
 
     def add(self, key: tuple[Any, ...] | None, stage: Stage) -> None:
@@ -290,22 +294,40 @@ class Expansion:
         tasks = BenchmarkTasks(
             tasks=section.tasks, files=files, limit=section.limit, num_fewshot=section.num_fewshot, seed=section.seed
         )
-        for key, model in list(self.made.items()):
-            if key[0] not in ("base", "reference", "ppo"):
-                continue
-            _, name, seed = key
-            for at in section.at if key[0] == "ppo" else (None,):
-                config = BenchmarkConfig(
-                    size=self.sizes[name],
-                    seed=seed,
-                    at=at,
-                    tasks=tasks,
-                    compute=self.compute(section.compute, name),
-                )
-                slug = f"benchmark-{name}-s{seed}-{key[0]}" + (f"-{at}" if at else "")
-                parents = {"data": self.made["data",], "model": model}
-                stage = self.stage("benchmark", slug, config, parents, where=where)
-                self.add(("benchmark", name, seed, key[0], at), stage)
+        for (kind, name, seed), model, at in self.evaluated(section.at):
+            config = BenchmarkConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=tasks, compute=self.compute(section.compute, name)
+            )
+            slug = f"benchmark-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+            parents = {"data": self.made["data",], "model": model}
+            stage = self.stage("benchmark", slug, config, parents, where=where)
+            self.add(("benchmark", name, seed, kind, at), stage)
+
+    def evaluated(self, at: Sequence[str]) -> list[tuple[tuple[str, str, int], Stage, str | None]]:
+        """(kind, size, seed), stage and checkpoint (None: the model itself) of every base, reference and policy."""
+        models = [(key, stage) for key, stage in self.made.items() if key[0] in ("base", "reference", "ppo")]
+        places: dict[str, Sequence[str | None]] = {"ppo": at}
+        return [(key, stage, place) for key, stage in models for place in places.get(key[0], (None,))]
+
+    def add_behaviours(self) -> None:
+        """The paper's other evaluations of the same models."""
+        section = self.study.behaviours
+        assert section is not None
+        tasks = BehaviourTasks(**{name: getattr(section, name) for name in BehaviourTasks.model_fields})
+        classifier, where = None, {}
+        if (choice := section.sentiment) is not None:
+            digest, found = self.inputs.classifier(("behaviours", "sentiment"), choice, one_label=False)
+            name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
+            classifier = found_elsewhere(choice, name, digest)
+            where = {key.replace("size.", "classifier."): path for key, path in found.items()}
+        for (kind, name, seed), model, at in self.evaluated(section.at):
+            config = BehaviourConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=tasks, classifier=classifier,
+                compute=self.compute(section.compute, name),
+            )  # fmt: skip
+            slug = f"behaviour-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+            parents = {"data": self.made["data",], "model": model}
+            self.add(None, self.stage("behaviour", slug, config, parents, where=where))
 
 
 def found_elsewhere(entry: SizeEntry | ForeignChoice, name: str, digest: str | None) -> SizeSpec:

@@ -55,12 +55,12 @@ def study_status(root: Path, verify: bool = False) -> dict[str, Any]:
 
 
 def evaluation_shares(stages: list[dict[str, Any]], states: dict[str, StageStatus]) -> list[dict[str, Any]]:
-    """By policy that has been trained and evaluated: the seconds of its benchmark stages over those of its PPO run."""
+    """By policy that has been trained and evaluated: the seconds of its evaluations over those of its PPO run."""
     seconds = {stage_id: state.seconds for stage_id, state in states.items() if state.status in ("done", "diverged")}
     spent: dict[str, list[float]] = {}
     for stage in stages:
         own = seconds.get(stage["stage_id"])
-        if stage["kind"] == "benchmark" and own is not None:
+        if stage["kind"] in ("benchmark", "behaviour") and own is not None:
             spent.setdefault(stage["parents"].get("model", ""), []).append(own)
     return [
         {"policy": stage["stage_id"], "n_evaluations": len(spent[stage["stage_id"]]),

@@ -18,10 +18,11 @@ STAGES = [
     stage("ppo-b", "ppo", policy="base"),
     stage("ppo-c", "ppo", policy="base"),
     stage("benchmark-base", "benchmark", model="base"),
-    *(stage(f"benchmark-{name}", "benchmark", model=f"ppo-{name[0]}") for name in ("a1", "a2", "b1", "b2", "c1")),
+    *(stage(f"benchmark-{name}", "benchmark", model=f"ppo-{name[0]}") for name in ("a1", "b1", "b2", "c1")),
+    stage("behaviour-a2", "behaviour", model="ppo-a"),
 ]
 SECONDS = {"base": 50.0, "ppo-a": 20.0, "ppo-b": 40.0, "ppo-c": 10.0,
-           "benchmark-base": 7.0, "benchmark-a1": 1.0, "benchmark-a2": 3.0,
+           "benchmark-base": 7.0, "benchmark-a1": 1.0, "behaviour-a2": 3.0,
            "benchmark-b1": 2.0, "benchmark-b2": 90.0, "benchmark-c1": 5.0}  # fmt: skip
 
 
