@@ -11,6 +11,7 @@ import pandas as pd
 
 import hh_scaling
 from analysis import claims, frames, frontier, pm, tax_sizes
+from analysis.behaviours import behaviour_tables
 from analysis.frontier_fits import frontier_fits, run_exponents
 from analysis.held_out import pm_scores
 from analysis.overoptimisation import overoptimisation, pooled_parting
@@ -36,8 +37,8 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims",
-    "excluded",
+    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "behaviours", "behaviour_changes",
+    "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -112,6 +113,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "tax": tax.tax,
         "pooled": tax.pooled,
         "crossover": tax.crossover,
+        **behaviour_tables(study),
         "fits": plain_fits,
         "claims": judged,
         "samples": frames.samples(study),
