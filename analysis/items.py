@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.frames import labels
+
 Floats = NDArray[np.float64]
 Objects = NDArray[np.object_]
 TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
@@ -70,7 +72,7 @@ class Stack:
 
 def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
     """An item table (columns of ``items.parquet``) by task key."""
-    arrays = {name: frame[name].to_numpy() for name in ("doc_hash", "cluster", "higher_is_better")}
+    cluster, better = labels(frame["cluster"]), frame["higher_is_better"].to_numpy()
     numbers = {name: frame[name].to_numpy(float) for name in ("score", "weight", "chance")}
     documents = _numbered(frame)
     order = np.argsort(documents, kind="stable")
@@ -80,15 +82,15 @@ def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
         at = order[rows]
         task = (str(key[0]), str(key[1]), int(key[2]), str(key[3]))
         found[task] = TaskItems(
-            task, documents[at], arrays["cluster"][at], numbers["score"][at], numbers["weight"][at],
-            numbers["chance"][at], bool(arrays["higher_is_better"][at[0]]),
+            task, documents[at], cluster[at], numbers["score"][at], numbers["weight"][at],
+            numbers["chance"][at], bool(better[at[0]]),
         )  # fmt: skip
     return found
 
 
 def _numbered(frame: pd.DataFrame) -> Objects:
     """Document hashes, with ``#k`` appended to the k-th repetition of a document within its task."""
-    documents = frame.doc_hash.astype(str).to_numpy(object)
+    documents = labels(frame.doc_hash.astype(str))
     if frame.duplicated([*TASK_KEYS, "doc_hash"]).any():
         repeat = frame.groupby([*TASK_KEYS, "doc_hash"]).cumcount().to_numpy()
         documents = np.array([f"{d}#{k}" if k else d for d, k in zip(documents, repeat, strict=True)], dtype=object)

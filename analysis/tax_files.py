@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.frames import AnalysisError
 from analysis.items import TASK_KEYS, pair_items, split_tasks
 from analysis.lm_eval_io import read_lm_eval
-from analysis.tax import judge, task_rows
+from analysis.tax import judge, judge_map, task_rows
 from analysis.tax_pooled import poolable, pooled_rows
 
 
@@ -22,6 +22,11 @@ def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> d
     before, after = read_lm_eval(base), read_lm_eval(tuned)
     sides = split_tasks(before.items), split_tasks(after.items)
     paired, refused = pair_items(*sides, tuned.name, f"{base} and {tuned}")
+    for task in sorted(before.filters.keys() & after.filters.keys()):
+        if before.filters[task] != after.filters[task]:  # two ways to read an answer: their difference is no tax
+            paired = {key: pair for key, pair in paired.items() if key[0] != task}
+            one, two = before.filters[task], after.filters[task]
+            refused.append(f"{base} and {tuned}: {task}: filter {one!r} before, {two!r} after; give both the same")
     if not paired:
         raise AnalysisError(refused[0] if refused else f"{base} and {tuned}: no task in common")
     pairs = {key: [pair] for key, pair in paired.items()}
@@ -30,6 +35,7 @@ def lm_eval_tax(base: Path, tuned: Path, margin: float, bits_margin: float) -> d
     labels |= {"at_sqrt_kl": None}
     rows = [labels | task_rows([found], margin, bits_margin)[0] for found in pairs.values()]
     judge(rows)
+    judge_map([rows])
     pooled = []
     for k_shot in sorted({row["k_shot"] for row in rows}):
         usable = poolable(pairs, [row for row in rows if row["k_shot"] == k_shot])

@@ -223,7 +223,7 @@ def tax(
             print_json(content)
             return
         print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost, with 95 % intervals; "
-              "normalised is divided by 1 - chance; mde: 80 % power, before Holm's adjustment")  # fmt: skip
+              "normalised is divided by 1 - chance; mde: 80 % power, at Holm's level")  # fmt: skip
         print_rows([tax_cells(row) for row in content["tax"] + content["pooled"]])
         for note in content["notes"]:
             print(f"note: {note}")

@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
+Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
@@ -155,9 +156,9 @@ class BaseConfig(Config):
 
 
 class ReferenceTraining(Config):
-    """The model PPO starts from and is held to: the base itself, or SFT on chosen responses."""
+    """The model PPO starts from and is held to: the base itself, SFT on chosen responses, or a distilled context."""
 
-    kind: Literal["none", "sft"] = "none"
+    kind: Literal["none", "sft", "context_distillation"] = "none"
     n_examples: Positive = 4096
     batch_size: Positive = 32
     max_length: Positive = 128
@@ -168,6 +169,28 @@ class ReferenceConfig(Config):
     size: SizeSpec
     seed: int
     training: ReferenceTraining
+    compute: Compute
+
+
+class DistillationTargets(Config):
+    """On which texts a prompted teacher is asked, and what is kept of its answers (Bai et al. 2022, appendix A.1)."""
+
+    n_examples: Positive = 4096
+    text_share: Fraction = 0.5  # of the examples that are plain training text; the rest are dialogues
+    max_length: Positive = 128  # tokens of an example, the prompt not counted
+    top_k: Positive = 50  # probabilities kept after every token; all others are one bucket
+    temperature: PositiveFloat = 1.0  # of teacher and student
+    n_prompt_dialogues: Positive = 2  # in the prompt that a world makes: right answers and refusals by turns
+    n_held_out: Positive = 256  # held-out dialogues on which the divergence is measured
+
+
+class TeacherConfig(Config):
+    """A base that answers with a prompt before every example; students of any size learn from its answers."""
+
+    size: SizeSpec
+    seed: int
+    prompt: InputFile | None  # None: example dialogues of the world
+    targets: DistillationTargets
     compute: Compute
 
 
@@ -247,7 +270,10 @@ class PPOTraining(Config):
     eval_every: Positive = 5  # updates
     n_eval_prompts: Positive = 256  # held-out prompts, the same at every evaluation
     keep_sqrt_kl: tuple[PositiveFloat, ...] = (1.0,)  # a checkpoint at the first evaluation past each
-    max_sqrt_kl: PositiveFloat | None = None  # past it the policy is called diverged and the run ends
+    # Past any of these at an evaluation the policy is called diverged and the run ends; None: no such limit.
+    max_sqrt_kl: PositiveFloat | None = None
+    min_entropy: Limit = None  # nats a sampled token
+    max_score_drop: Limit = None  # of the mean train score below its best, in standard deviations of the first scores
     checkpoint_seconds: PositiveFloat = 180.0
 
 

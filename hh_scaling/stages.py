@@ -47,11 +47,12 @@ KINDS: dict[str, StageKind] = {
     "data": StageKind(configs.DataConfig, "hh_scaling.data:run"),
     "tokenizer": StageKind(configs.TokenizerConfig, "hh_scaling.tokenizer:run"),
     "base": StageKind(configs.BaseConfig, "hh_scaling.pretrain:run"),
+    "teacher": StageKind(configs.TeacherConfig, "hh_scaling.teacher:run"),
     "reference": StageKind(configs.ReferenceConfig, "hh_scaling.reference:run"),
     "pmp": StageKind(configs.PMPConfig, "hh_scaling.pmp:run"),
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
-    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=4),
+    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=5),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run", version=2),
     "behaviour": StageKind(configs.BehaviourConfig, "hh_scaling.behaviours:run"),
 }

@@ -26,6 +26,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
         yield from pm_problems(study.pm)
     yield from votes_problems(study)
     yield from stage_problems(study, names)
+    yield from distillation_problems(study, names)
     yield from task_problems(study)
     yield from behaviour_problems(study)
 
@@ -78,7 +79,7 @@ def length_problems(study: Study) -> Found:
         return
     limit = study.base.max_positions
     lengths: dict[KeyPath, int] = {("base", "context"): study.base.context}
-    if study.reference.kind == "sft":
+    if study.reference.kind != "none":
         lengths["reference", "max_length"] = study.reference.max_length
     if study.pmp is not None:
         lengths["pmp", "max_length"] = study.pmp.max_length
@@ -188,6 +189,27 @@ def behaviour_problems(study: Study) -> Found:
     if choice is not None and len(choice.given) != 1:
         found = " and ".join(choice.given) or "neither hub nor path"
         yield ("behaviours", "sentiment"), f"has {found} (allowed: one of hub, path)"
+
+
+def distillation_problems(study: Study, names: list[str]) -> Found:
+    """A teacher that does not exist or has other tokens, and texts or a prompt from a world that is not there."""
+    reference = study.reference
+    if reference.kind != "context_distillation":
+        return
+    if reference.teacher != "same" and reference.teacher not in names:
+        allowed = ["same", *names]
+        hint = nearest(reference.teacher, allowed)
+        yield ("reference", "teacher"), f"is '{reference.teacher}' (allowed: {', '.join(allowed)}{hint})"
+    elif reference.teacher != "same":
+        rungs = [entry.n_params is not None for entry in study.sizes]
+        if len(set(rungs)) > 1:
+            text = f"is '{reference.teacher}', but the study mixes rungs with models that exist, whose tokens differ"
+            yield ("reference", "teacher"), f"{text} (allowed: same)"
+    if reference.prompt == "world" and study.world is None:
+        yield ("reference", "prompt"), "is world, but the study has none (allowed: hhh, or a text file)"
+    if reference.text_share > 0 and study.world is None and (study.text is None or not study.text.path):
+        text = f"is {reference.text_share:g}, but the study has no text (--set reference.text_share=0)"
+        yield ("reference", "text_share"), text
 
 
 def task_problems(study: Study) -> Found:

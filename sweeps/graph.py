@@ -15,6 +15,7 @@ from hh_scaling.configs import (
     Compute,
     Config,
     DataConfig,
+    DistillationTargets,
     ForeignPMConfig,
     Half,
     PPOConfig,
@@ -22,6 +23,7 @@ from hh_scaling.configs import (
     ReferenceConfig,
     ReferenceTraining,
     SizeSpec,
+    TeacherConfig,
 )
 from hh_scaling.stages import KINDS
 from sweeps.check import LoadedStudy, made_name
@@ -215,8 +217,27 @@ class Expansion:
                 compute=self.compute(section.compute, name),
             )
             parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            if section.kind == "context_distillation":
+                parents["teacher"] = self.teacher(name if section.teacher == "same" else section.teacher, seed)
             self.add(("reference", name, seed), self.stage("reference", f"reference-{name}-s{seed}", config, parents))
         return self.made["reference", name, seed]
+
+    def teacher(self, name: str, seed: int) -> Stage:
+        """What a size's base in the chain of ``seed`` says with the prompt; shared by all students it has."""
+        if ("teacher", name, seed) not in self.made:
+            section = self.study.reference
+            prompt, where = self.inputs.prompt
+            config = TeacherConfig(
+                size=self.sizes[name],
+                seed=seed,
+                prompt=prompt,
+                targets=pick(section, DistillationTargets),
+                compute=self.compute(section.compute, name),
+            )
+            parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            stage = self.stage("teacher", f"teacher-{name}-s{seed}", config, parents, where=where)
+            self.add(("teacher", name, seed), stage)
+        return self.made["teacher", name, seed]
 
     def add_policy(self, name: str, seed: int) -> None:
         """The reference (where there is one) and the policies of a size."""

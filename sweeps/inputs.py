@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hh_scaling.comparisons import HUB_TRANCHES, tranche_of
@@ -20,6 +21,7 @@ from hh_scaling.inputs import (
     plain_name,
     split_files,
 )
+from hh_scaling.prompt import HHH
 from hh_scaling.records import config_hash, file_sha256
 from hh_scaling.tasks import needed_files
 from sweeps.check import LoadedStudy
@@ -159,6 +161,20 @@ class Inputs:
         if found and missing:
             self.complain(key, f"lacks {', '.join(sorted(missing))} (plain, .gz or .xz), which the tasks read")
         return own.know(key, kept), own.where
+
+    @cached_property
+    def prompt(self) -> tuple[InputFile | None, dict[str, str]]:
+        """The prompt that is distilled, and where it is; (None, {}) where the world makes it."""
+        value, key = self.loaded.study.reference.prompt, ("reference", "prompt")
+        if value == "world" or (value is None and self.loaded.study.world is not None):
+            return None, {}
+        try:
+            path = HHH if value in (None, "hhh") else self.resolve(key, value)
+            file = input_file(path)
+        except DataError as error:
+            self.complain(key, error)
+            return InputFile(name="prompt", sha256=UNKNOWN, bytes=0), {}
+        return file, {file.name: str(path.resolve())}
 
     # ------------------------------------------------------------ models that exist
 

@@ -33,7 +33,7 @@ MODEL_MODULES = (
     "transformers.models.gpt_neox.modeling_gpt_neox",
 )
 BENCHMARK_MODULES = ("lm_eval.evaluator", "lm_eval.models.huggingface")
-MODEL_KINDS = frozenset({"base", "reference", "pmp", "pm", "foreign_pm", "ppo", "benchmark", "behaviour"})
+MODEL_KINDS = frozenset({"base", "teacher", "reference", "pmp", "pm", "foreign_pm", "ppo", "benchmark", "behaviour"})
 LIGHT_KINDS = frozenset({"data"})  # needs no torch, so it starts while the server is still importing
 
 

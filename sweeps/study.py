@@ -12,6 +12,7 @@ from hh_scaling.configs import (
     BehaviourTasks,
     BenchmarkTasks,
     Config,
+    DistillationTargets,
     Dtype,
     Fraction,
     GoldFraction,
@@ -122,7 +123,11 @@ class BaseSection(BaseTraining):
     compute: ComputeChoice = ComputeChoice()
 
 
-class ReferenceSection(ReferenceTraining):
+class ReferenceSection(ReferenceTraining, DistillationTargets):
+    """The reference; a distilled context has a teacher, a base that reads a prompt."""
+
+    teacher: str = "same"  # size, or a size's name: one teacher for all
+    prompt: str | None = None  # hhh, world, or a text file; None: world where there is one, else hhh
     compute: ComputeChoice = ComputeChoice()
 
 

@@ -43,6 +43,8 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     models = [{"model": name, "n_params": n} for name, n in sizes.items()]
     sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
     return {
+        "frontier_slopes": [slopes(models)],
+        "tax_per_reward": [row for i, m in enumerate(models) for row in rewards(m, i)],
         "pm_turns": [row for i, m in enumerate(sized) for row in turns(m, i)],
         "pm_calibration": [row for i, m in enumerate(sized) for row in calibration(m, i)],
         "pm_floor": [row for i, m in enumerate(sized) for row in floor(m, i)],
@@ -252,4 +254,22 @@ def margins(model: Row) -> list[Row]:
         row |= {"sd": 1.0, "q05": -1.445, "q25": -0.474, "q50": 0.2, "q75": 0.874, "q95": 1.845, "edges": edges}
         row["density"] = [math.exp(-((x - 0.2) ** 2) / 2) / math.sqrt(2 * math.pi) for x in middles]
         rows.append(row | {"lowest_rows": [17, 4], "lowest_margins": [-2.5, -2.25]})
+    return rows
+
+
+def slopes(models: Sequence[Row]) -> Row:
+    """Slopes of the gold score that rise by a tenth from size to size."""
+    sizes = [{**m, **estimate(1 + 0.1 * i, 0.05, 3)} for i, m in enumerate(models)]
+    row = {"score": "score_gold", "unit": "gold", "slopes": sizes, "common": estimate(1.1, 0.03, 9), "n_runs": 9}
+    row |= {"f": 2.0, "df1": 2, "df2": 6, "p_equal": 0.2, "per_ln_params": estimate(0.0, 0.1, 9), "note": None}
+    return row | {"span_ln_params": 3.2, "kl_exponent": estimate(0.5, 0.02, 9), "holds_half": True}
+
+
+def rewards(model: Row, place: int) -> list[Row]:
+    """A tax of a tenth of the gold reward, at two distances."""
+    rows = []
+    for at, reward in (("sqrt_kl=1.0", 0.5), ("end", 1.0 + 0.1 * place)):
+        row = {**model, "recipe": "r", "before": "base", "at": at, "k_shot": 0, "at_sqrt_kl": 2 * reward}
+        row |= {"tax": estimate(0.1 * reward, 0.01), "reward": estimate(reward, 0.05), "tasks": ["t"], "n_seeds": 3}
+        rows.append({**row, "per_reward": {**estimate(0.1, 0.01), "se": None, "kind": "interval"}, "note": None})
     return rows

@@ -425,7 +425,7 @@ def test_means_over_different_tasks_name_them(results: Results) -> None:
     text = " ".join(tax_sentences.tax_sentences(changed))
     assert "each size's own tasks, so that sizes do not compare" in text and "(1 task: only at 60k)" in text
     matched = " ".join(tax_sentences.tax_sentences(results))
-    assert ", at √KL 1.05" in matched and "before Holm's adjustment" in matched
+    assert ", at √KL 1.05" in matched and "80 % power at Holm's level" in matched
 
 
 def test_sizes_without_an_informative_task_are_named(results: Results) -> None:
