@@ -12,6 +12,7 @@ import pandas as pd
 
 import hh_scaling
 from analysis import claims, distillation, frames, frontier, pm, reward_paths, tax_sizes
+from analysis.behaviours import behaviour_tables
 from analysis.frontier_fits import frontier_fits, run_exponents
 from analysis.frontier_laws import law_rows
 from analysis.frontier_slopes import bound_rows, slope_rows
@@ -44,7 +45,8 @@ TABLES = (
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check",
     "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
     "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "bias", "precision", "pooled",
-    "crossover", "tax_per_reward", "at_equal_reward", "predictions", "fits", "models", "stages", "claims", "excluded",
+    "crossover", "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "fits",
+    "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -135,6 +137,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "tax_per_reward": tax.per_reward,
         "at_equal_reward": tax.equal_reward,
         "predictions": prediction_rows([*pm_series(pms), *slope_series(slopes), *tax_series(tax.pooled)]),
+        **behaviour_tables(study),
         "fits": plain_fits,
         "claims": judged,
         "samples": frames.samples(study),

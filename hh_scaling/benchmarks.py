@@ -26,11 +26,11 @@ from hh_scaling.harness import (
     undisturbed,
 )
 from hh_scaling.lm import CausalLM
-from hh_scaling.models import autocast, describe, forward_flops, load_causal_lm, load_tokenizer, set_up
+from hh_scaling.models import describe, forward_flops, load_causal_lm, load_tokenizer, set_up
 from hh_scaling.records import NonFiniteError, StageWriter, read_record
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.tasks import TaskError, own_task, read_documents
-from hh_scaling.token_trees import Batch
+from hh_scaling.tree_logprobs import Batch
 
 
 def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
@@ -82,14 +82,9 @@ def model_items(asked: Asked, questions: list[Question], context: StageContext) 
     """The model's items of all questions; with ``lm_eval_files`` also the folder ``lm_eval`` in lm-eval's format."""
     model = load_causal_lm(asked.stage, asked.at, asked.compute)
     progress = Progress(model, context.out)
-    lm = CausalLM(
-        model,
-        load_tokenizer(asked.stage),
-        batch_tokens=asked.compute.micro_batch_tokens,
-        precision=lambda: autocast(asked.compute),
-        on_batch=progress.on_batch,
-    )
-    items, found = ask_all(lm, questions, asked.tasks.seed, progress)
+    lm = CausalLM(model, load_tokenizer(asked.stage), asked.compute, on_batch=progress.on_batch)
+    with lm.by_processes():
+        items, found = ask_all(lm, questions, asked.tasks.seed, progress)
     asked.model = describe(model, asked.name)
     asked.truncated |= {question.name: _n_truncated(question, lm) for question in questions}
     if asked.tasks.lm_eval_files:

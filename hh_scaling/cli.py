@@ -187,9 +187,9 @@ def status(
         if as_json:
             cli_tables.print_json(content)
             return
-        from sweeps.tables import show, status_line, status_table
+        from sweeps.tables import share_lines, show, status_line, status_table
 
-        show(status_table(content), [status_line(content)])
+        show(status_table(content), [status_line(content), *share_lines(content)])
 
 
 cli_tables.register(app)

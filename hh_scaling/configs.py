@@ -326,3 +326,32 @@ class BenchmarkConfig(Config):
     at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
     tasks: BenchmarkTasks
     compute: Compute
+
+
+# ---------------------------------------------------------------- the paper's other evaluations
+
+
+class BehaviourTasks(Config):
+    """Which of the paper's other evaluations that need no people, and on how much."""
+
+    of: Annotated[tuple[Literal["occupations", "answers", "outliers"], ...], Field(min_length=1)] = (
+        "occupations",
+        "answers",
+        "outliers",
+    )
+    n_comparisons: Positive = 512  # held-out ones whose answers are scored
+    n_prompts: Annotated[int, Field(ge=20)] = 400  # of helpful and of harmful prompts each
+    n_outliers: tuple[Positive, ...] = (1, 10, 100)  # harmful prompts that outlier exposure is shown
+    n_splits: Positive = 3  # random halves of the helpful prompts
+    seed: int = 0
+
+
+class BehaviourConfig(Config):
+    """One model (or one checkpoint of a policy)."""
+
+    size: SizeSpec
+    seed: int
+    at: str | None = None  # as in BenchmarkConfig
+    tasks: BehaviourTasks
+    classifier: SizeSpec | None = None  # of sentiment; None: sentiment is not measured
+    compute: Compute

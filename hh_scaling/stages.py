@@ -54,5 +54,6 @@ KINDS: dict[str, StageKind] = {
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=5),
     "pilot": StageKind(configs.PilotConfig, "hh_scaling.pilot:run"),
-    "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run"),
+    "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run", version=2),
+    "behaviour": StageKind(configs.BehaviourConfig, "hh_scaling.behaviours:run"),
 }

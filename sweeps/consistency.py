@@ -28,6 +28,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
     yield from stage_problems(study, names)
     yield from distillation_problems(study, names)
     yield from task_problems(study)
+    yield from behaviour_problems(study)
 
 
 def size_problems(study: Study, names: list[str]) -> Found:
@@ -174,12 +175,20 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         return
     if ppo.minibatch_size > ppo.batch_size:
         yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
-    if study.benchmarks is not None:
-        kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
-        for i, at in enumerate(study.benchmarks.at):
+    kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
+    for section, evaluated in (("benchmarks", study.benchmarks), ("behaviours", study.behaviours)):
+        for i, at in enumerate(evaluated.at if evaluated is not None else ()):
             if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
                 wanted = at.removeprefix("sqrt_kl=")
-                yield ("benchmarks", "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+                yield (section, "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+
+
+def behaviour_problems(study: Study) -> Found:
+    """A sentiment classifier that is named twice or not at all."""
+    choice = study.behaviours.sentiment if study.behaviours is not None else None
+    if choice is not None and len(choice.given) != 1:
+        found = " and ".join(choice.given) or "neither hub nor path"
+        yield ("behaviours", "sentiment"), f"has {found} (allowed: one of hub, path)"
 
 
 def distillation_problems(study: Study, names: list[str]) -> Found:
@@ -243,7 +252,7 @@ def oddities(study: Study) -> Iterator[str]:
         yield "votes: nothing is trained on them; --set 'pm.pretrained=[false, true]' or pm.extra_share=1 uses them"
     cores = os.cpu_count() or 1
     models = [study.base, study.reference, study.pmp, study.pm, study.ppo]
-    sections = [study, *models, study.benchmarks, *study.sizes]
+    sections = [study, *models, study.benchmarks, study.behaviours, *study.sizes]
     wanted = max((s.compute.threads or 0 for s in sections if s is not None), default=0)
     if wanted > cores:
         yield f"compute.threads: {wanted} threads, this machine has {cores} cores; stages will be slower, not wrong"

@@ -13,6 +13,7 @@ from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
+    BehaviourConfig,
     BenchmarkConfig,
     Compute,
     DataConfig,
@@ -36,6 +37,7 @@ ASSUMED = (
 FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
 PROMPT_TOKENS, BYTES_A_TOKEN = 120, 4  # of a world's prompt; of a prompt's text
 CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+OCCUPATION_ROWS = 720  # sentences about occupations, each counted once with both of its sides and tenses
 HUB_BYTES = 3e8  # of a data set on the hub
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
 ACTIVATION_BYTES = (
@@ -264,6 +266,23 @@ def pilot_cost(config: PilotConfig, sizing: Sizing) -> Cost:
     return replace(one, tokens=2 * one.tokens, flops=2 * one.flops, layer_passes=2 * one.layer_passes)
 
 
+def behaviour_cost(config: BehaviourConfig, sizing: Sizing) -> Cost:
+    """A forward pass over every occupation, answer and prompt, and the heads of outlier exposure."""
+    shape, tasks = sizing.shape, config.tasks
+    rows = {"occupations": OCCUPATION_ROWS, "answers": 2 * tasks.n_comparisons, "outliers": 2 * tasks.n_prompts}
+    tokens = float(ITEM_TOKENS * sum(rows[name] for name in tasks.of))
+    return Cost(
+        tokens=tokens,
+        flops=tokens * forward(shape, ITEM_TOKENS, logits=True),
+        layer_passes=tokens / config.compute.micro_batch_tokens * shape.n_layers,
+        memory_bytes=PROCESS_BYTES
+        + 4.0 * shape.n_params_total
+        + config.compute.micro_batch_tokens * (shape.vocab_size * 6.0 + shape.d_model * ACTIVATION_BYTES),
+        disk_bytes=100.0 * sum(rows.values()),
+        fixed_seconds=4.0,
+    )
+
+
 FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "DataConfig": data_cost,
     "TokenizerConfig": tokenizer_cost,
@@ -276,4 +295,5 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "PPOConfig": ppo_cost,
     "BenchmarkConfig": benchmark_cost,
     "PilotConfig": pilot_cost,
+    "BehaviourConfig": behaviour_cost,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
     BaseTraining,
+    BehaviourConfig,
+    BehaviourTasks,
     BenchmarkConfig,
     BenchmarkTasks,
     Compute,
@@ -100,6 +102,8 @@ class Expansion:
                 self.add_policy(name, seed)
         if self.study.benchmarks is not None:
             self.add_benchmarks()
+        if self.study.behaviours is not None:
+            self.add_behaviours()
         return self.graph
 
     def add(self, key: tuple[Any, ...] | None, stage: Stage) -> None:
@@ -313,22 +317,21 @@ class Expansion:
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()
-        models = [(key, model) for key, model in self.made.items() if key[0] in ("base", "reference", "ppo")]
+        models = list(self.evaluated(section.at))
         for k_shot, names in shots_and_tasks(section):
             tasks = BenchmarkTasks(
                 tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit,
                 num_fewshot=k_shot, seed=section.seed, run_code=section.run_code, lm_eval_files=section.lm_eval_files,
             )  # fmt: skip
             pilots = self.add_pilots(tasks, where) if section.precision is not None else {}
-            for (kind, name, seed), model in models:
-                for at in section.at if kind == "ppo" else (None,):
-                    compute = self.compute(section.compute, name)
-                    config = BenchmarkConfig(size=self.sizes[name], seed=seed, at=at, tasks=tasks, compute=compute)
-                    slug = f"benchmark-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
-                    slug += f"-k{k_shot}" if len(section.num_fewshot) > 1 else ""
-                    parents = {"data": self.made["data",], "model": model, **pilots}
-                    stage = self.stage("benchmark", slug, config, parents, where=where)
-                    self.add(("benchmark", name, seed, kind, at, k_shot), stage)
+            for (kind, name, seed), model, at in models:
+                compute = self.compute(section.compute, name)
+                config = BenchmarkConfig(size=self.sizes[name], seed=seed, at=at, tasks=tasks, compute=compute)
+                slug = f"benchmark-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+                slug += f"-k{k_shot}" if len(section.num_fewshot) > 1 else ""
+                parents = {"data": self.made["data",], "model": model, **pilots}
+                stage = self.stage("benchmark", slug, config, parents, where=where)
+                self.add(("benchmark", name, seed, kind, at, k_shot), stage)
 
     def add_pilots(self, tasks: BenchmarkTasks, where: dict[str, str]) -> dict[str, Stage]:
         """A pilot of every size that has a policy, in its first chain: what the sizes need is known before any is
@@ -352,6 +355,32 @@ class Expansion:
             pilots[f"pilot {name}"] = self.stage("pilot", slug, config, parents, where=where)
             self.add(None, pilots[f"pilot {name}"])
         return pilots
+
+    def evaluated(self, at: Sequence[str]) -> list[tuple[tuple[str, str, int], Stage, str | None]]:
+        """(kind, size, seed), stage and checkpoint (None: the model itself) of every base, reference and policy."""
+        models = [(key, stage) for key, stage in self.made.items() if key[0] in ("base", "reference", "ppo")]
+        places: dict[str, Sequence[str | None]] = {"ppo": at}
+        return [(key, stage, place) for key, stage in models for place in places.get(key[0], (None,))]
+
+    def add_behaviours(self) -> None:
+        """The paper's other evaluations of the same models."""
+        section = self.study.behaviours
+        assert section is not None
+        tasks = BehaviourTasks(**{name: getattr(section, name) for name in BehaviourTasks.model_fields})
+        classifier, where = None, {}
+        if (choice := section.sentiment) is not None:
+            digest, found = self.inputs.classifier(("behaviours", "sentiment"), choice, one_label=False)
+            name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
+            classifier = found_elsewhere(choice, name, digest)
+            where = {key.replace("size.", "classifier."): path for key, path in found.items()}
+        for (kind, name, seed), model, at in self.evaluated(section.at):
+            config = BehaviourConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=tasks, classifier=classifier,
+                compute=self.compute(section.compute, name),
+            )  # fmt: skip
+            slug = f"behaviour-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+            parents = {"data": self.made["data",], "model": model}
+            self.add(None, self.stage("behaviour", slug, config, parents, where=where))
 
 
 def without_examples(files: tuple[InputFile, ...], names: tuple[str, ...]) -> tuple[InputFile, ...]:

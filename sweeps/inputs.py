@@ -210,14 +210,18 @@ class Inputs:
             return UNKNOWN, {}
         return None, {}
 
-    def classifier(self, key: KeyPath, choice: ForeignChoice) -> tuple[str | None, dict[str, str]]:
-        """The same of a foreign preference model, which must have one label; its chat template is part of it."""
+    def classifier(
+        self, key: KeyPath, choice: ForeignChoice, one_label: bool = True
+    ) -> tuple[str | None, dict[str, str]]:
+        """The same of a foreign classifier, with one label where it is a preference model; its chat template is part
+        of it."""
         if choice.path is None:
             return None, {}
         try:
             folder = self.resolve((*key, "path"), choice.path)
             digest = folder_sha256(folder, (*TOKENIZER_FILES, "chat_template*"))
-            require_one_label(folder)
+            if one_label:
+                require_one_label(folder)
         except DataError as error:
             self.complain((*key, "path"), error)
             return UNKNOWN, {}

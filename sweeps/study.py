@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from hh_scaling.configs import (
     Architecture,
     BaseTraining,
+    BehaviourTasks,
     BenchmarkTasks,
     Config,
     DistillationTargets,
@@ -226,6 +227,25 @@ class BenchmarkSection(Config):
     compute: ComputeChoice = ComputeChoice()
 
 
+class SentimentChoice(ForeignChoice):
+    """A sentiment classifier with a label that starts with "pos", from the hub or a folder."""
+
+    shorthand: ClassVar[str] = "hub"
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that say what is chosen."""
+        return [key for key in ("hub", "path") if getattr(self, key) is not None]
+
+
+class BehaviourSection(BehaviourTasks):
+    """The paper's other evaluations that need no people, and the checkpoints of each policy that take them."""
+
+    at: Annotated[tuple[At, ...], Field(min_length=1)] = ("end",)
+    sentiment: SentimentChoice | None = None  # None: sentiment is not measured
+    compute: ComputeChoice = ComputeChoice()
+
+
 class AnalysisSection(Config):
     """Margins within which a change counts as none."""
 
@@ -252,5 +272,6 @@ class Study(Config):
     pm: PMSection | None = PMSection()
     ppo: PPOSection | None = PPOSection()
     benchmarks: BenchmarkSection | None = None
+    behaviours: BehaviourSection | None = None
     compute: ComputeChoice = ComputeChoice()
     analysis: AnalysisSection = AnalysisSection()
