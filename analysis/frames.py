@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.lib
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
 # role of the parent through which a stage descends from its base model
 DESCENT = {
-    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
-    "interpolation": "policy", "benchmark": "model",
+    "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
+    "interpolation": "policy", "pilot": "before", "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
@@ -32,10 +35,15 @@ EVAL_COLUMNS = (
     "step", "samples", "prompt_id", "conversation", "kl_k1", "kl_k3", "score_train", "score_test", "gold",
     "gold_helpful", "gold_harmless", "length", "ended",
 )  # fmt: skip
+LATER_EVAL_COLUMNS = (  # absent from what earlier versions wrote
+    "kl_exact", "reverse_kl_k1", "reverse_kl_k3", "reverse_kl_exact", "entropy", "sampled_tokens",
+    "reverse_sampled_tokens",
+)  # fmt: skip
 ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
 )  # fmt: skip
+ITEM_DETAILS = ("loglikelihoods",)  # columns of items that older or foreign tables may lack
 SHARED_BASE = "shared base: variation between bases is not included"
 ABSOLUTE_PATH = re.compile(r"(?<![\w./])/(?:[^\s:'\",;()/]+/)*([^\s:'\",;()/]+)")
 
@@ -92,6 +100,7 @@ class Study:
     described: dict[str, Any]  # study.json
     records: dict[str, Record] = field(default_factory=dict)
     excluded: list[dict[str, Any]] = field(default_factory=list)
+    known_main: dict[str, bool] = field(default_factory=dict, repr=False)  # see _descends_from_main
 
     @property
     def name(self) -> str:
@@ -116,10 +125,12 @@ class Study:
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
-        stage = self.planned.get(stage_id, {})
-        parents = stage.get("parents", {}).values()
-        own = Setting.of(stage.get("config", {}), self.main_pretrained)
-        return own == MAIN and all(map(self._descends_from_main, parents))
+        if stage_id not in self.known_main:
+            stage = self.planned.get(stage_id, {})
+            parents = stage.get("parents", {}).values()
+            own = Setting.of(stage.get("config", {}), self.main_pretrained)
+            self.known_main[stage_id] = own == MAIN and all(map(self._descends_from_main, parents))
+        return self.known_main[stage_id]
 
     @cached_property
     def main_pretrained(self) -> bool:
@@ -259,6 +270,11 @@ def stage_table(
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None
+
+
+def labels(column: pd.Series) -> NDArray[np.object_]:
+    """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
+    return np.array([sys.intern(v) if type(v) is str else v for v in column.tolist()], dtype=object)
 
 
 def models(study: Study) -> list[Model]:

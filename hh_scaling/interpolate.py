@@ -1,7 +1,8 @@
 """The interpolation stage: weights on the straight line from the reference to a policy, evaluated as checkpoints are.
 
 theta(alpha) = (1 - alpha) theta_reference + alpha theta_policy, every parameter, in float32. Every point is evaluated
-with the random stream of the policy's last evaluation: alpha = 1 repeats it to the bit, and at alpha = 0 the KL is 0.
+with the random stream of the policy's last evaluation and against the reference's responses that the policy kept:
+alpha = 1 repeats it to the bit, and at alpha = 0 every KL is 0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def run(config: InterpolationConfig, context: StageContext) -> StageResult:
     ends, policy = context.parents["reference"], context.parents["policy"]
     # PPO's own set-up with the reference as the policy: its policy is the copy that each mixture is written into
     trainer, evaluator = build(config, replace(context, parents={**context.parents, "policy": ends}))
+    evaluator.go_by(policy)
     tuned = dict(load_causal_lm(policy, compute=config.compute).named_parameters())
     evaluate_all(trainer, evaluator, tuned, config, end_step(policy))
     evaluations = dict(zip(config.alphas, evaluator.history, strict=True))
@@ -70,8 +72,7 @@ def evaluate_all(
         if stopwatch.due():
             extra = {"kept": [], "history": [e.to_json() for e in evaluator.history]}
             with out.save_state(done + 1, extra) as folder:
-                evaluator.table().to_parquet(folder / "evals.parquet", index=False)
-                (folder / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
+                evaluator.save(folder)
 
 
 @torch.no_grad()

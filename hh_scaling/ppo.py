@@ -105,8 +105,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     last = evaluator.history[-1]
     end = {"name": "end", "step": last.step, "samples": last.samples, "path": "model", **last.kl_entry()}
     write_json(out.path / "checkpoints.json", [*evaluator.kept, end])
-    evaluator.table().to_parquet(out.path / "evals.parquet", index=False)
-    (out.path / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
+    evaluator.save(out.path)
     kept_at = {entry["name"]: entry["step"] for entry in evaluator.kept}
     reached = {str(float(k)): kept_at.get(checkpoint_name(k)) for k in config.training.keep_sqrt_kl}
     summary = {
@@ -250,7 +249,10 @@ def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update:
 
 
 def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation) -> str | None:
-    """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged."""
+    """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged.
+
+    The √KL reached is recorded beside the one wanted: it overshoots by up to what an interval of evaluations adds.
+    """
     training = trainer.config.training
     for wanted in training.keep_sqrt_kl:
         name = checkpoint_name(wanted)
@@ -258,10 +260,9 @@ def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation)
             folder = trainer.out.path / "checkpoints" / name
             save_model(trainer.policy, trainer.models.tokenizer, folder)
             entry = {"name": name, "step": evaluation.step, "samples": evaluation.samples, **evaluation.kl_entry()}
-            evaluator.kept.append(entry | {"path": f"checkpoints/{name}", "files": manifest(folder)})
-    if training.max_sqrt_kl is not None and evaluation.sqrt_kl > training.max_sqrt_kl:
-        return f"√KL {evaluation.sqrt_kl:.2f} past the limit of {training.max_sqrt_kl:g} at step {evaluation.step}"
-    return None
+            entry |= {"wanted": wanted, "path": f"checkpoints/{name}", "files": manifest(folder)}
+            evaluator.kept.append(entry)
+    return evaluator.why_diverged()
 
 
 def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW, update: int) -> None:
@@ -270,8 +271,7 @@ def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.opti
     with trainer.out.save_state(update + 1, extra) as folder:
         head = {f"value_head.{k}": v for k, v in trainer.models.value_head.state_dict().items()}
         save_training_state(folder, trainer.policy, optimizer, **head)
-        evaluator.table().to_parquet(folder / "evals.parquet", index=False)
-        (folder / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
+        evaluator.save(folder)
 
 
 def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW) -> int:

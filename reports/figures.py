@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import frontier_figures, tax_figures, way_figures
+from reports import frontier_figures, law_figures, policy_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
-from reports.pm_registry import PM_FIGURES, RATE_FIGURES
+from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
 from reports.robustness_registry import ROBUSTNESS_FIGURES
+from reports.way_registry import WAY_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
     *PM_FIGURES,
+    *REFERENCE_FIGURES,
     FigureSpec(
         name="figure-04-samples",
         section="frontier",
@@ -51,34 +53,47 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
     ),
     FigureSpec(
-        name="best-of-n-sqrt-kl",
+        name="kl-estimators",
         section="frontier",
-        title="The best of n samples beside PPO, against √KL",
-        caption="After Gao et al. (2023). Blue: of n samples of the reference the one that the train PM scores "
-        "highest, at n = 1, 2, 4, … of one pool for each prompt, with the law d (α − β d) where it was identified; the "
-        "KL is that of the formula less what ties take away. Red: checkpoints of PPO, each line a run. 95 % intervals "
-        "over prompts; the points of either are not independent.",
-        why_empty="no pool of samples was drawn from a reference.",
-        table=way_figures.best_of_n_table,
-        draw=way_figures.draw_beside,
+        title="KL from the reference by every estimator",
+        caption="Mean over the same held-out prompts with 95 % intervals, summed over the tokens sampled and never "
+        "clamped, each run a line. Exact (over the whole vocabulary at every token), k1 and k3 estimate the same "
+        "KL(policy ‖ reference) and should agree within their intervals; once KL is large k3 is heavy-tailed, and its "
+        "mean and interval come out too low more often than not. Reversed is KL(reference ‖ policy) on responses of "
+        "the reference, another quantity.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.kl_table,
+        draw=policy_figures.draw_kl,
         columns=3,
-        optional=True,
     ),
-    *ROBUSTNESS_FIGURES,
     FigureSpec(
-        name="interpolation-sqrt-kl",
+        name="responses-along-training",
         section="frontier",
-        title="Weights between reference and policy beside PPO, against √KL",
-        caption="Blue: weights on the straight line from the reference (α = 0) to the policy at the end (α = 1). Red: "
-        "checkpoints of PPO's training, each line a run. Changes from the policy's start on the same prompts, with "
-        "95 % intervals over prompts; the end at α = 1 is that of training, and α = 0 is off 0 by the noise of "
-        "sampling the reference twice.",
-        why_empty="no weights between a reference and its policy were evaluated.",
-        table=way_figures.interpolation_table,
-        draw=way_figures.draw_beside,
+        title="How responses change along RLHF",
+        caption="Single runs with 95 % intervals over the same held-out prompts. Entropy is exact, over all tokens "
+        "sampled. Different words and word pairs are counted over all responses of an evaluation together (distinct-n; "
+        "jackknife intervals). With length held, the change of the score is read off at the mean length of the first "
+        "evaluation, by a line of score on length through each evaluation's responses.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.responses_table,
+        draw=policy_figures.draw_responses,
+        columns=3,
+    ),
+    FigureSpec(
+        name="slopes-by-size",
+        section="frontier",
+        title="Slope of score against √KL by size",
+        caption="Lines through the origin, means over each size's runs with 95 % intervals from the spread between "
+        "runs of all sizes; dashed the slope common to all sizes. PM scores are in standard deviations of that PM's "
+        "held-out scores, since every size is scored by PMs of its own. Parallel lines would lie on one level.",
+        why_empty="there are no policies of two sizes.",
+        table=law_figures.slopes_table,
+        draw=law_figures.draw_slopes,
         columns=3,
         optional=True,
     ),
+    *WAY_FIGURES,
+    *ROBUSTNESS_FIGURES,
     FigureSpec(
         name="figure-03-mean-accuracy",
         section="tax",
@@ -113,6 +128,19 @@ FIGURES: tuple[FigureSpec, ...] = (
         table=tax_figures.tax_table,
         draw=tax_figures.draw_tax,
         columns=3,
+    ),
+    FigureSpec(
+        name="tax-against-reward",
+        section="tax",
+        title="The alignment tax against the gold reward",
+        caption="Mean tax over tasks and rise of the gold score at the same checkpoints, mean over runs, 95 % "
+        "intervals of the tax; positive is a cost. Points at a gold reward that all runs reached are read between "
+        "checkpoints.",
+        why_empty="no policy has both benchmarks and a gold score.",
+        table=law_figures.reward_table,
+        draw=law_figures.draw_reward,
+        columns=2,
+        optional=True,
     ),
     *RATE_FIGURES,
 )

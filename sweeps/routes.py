@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hh_scaling.configs import (
     BestOfNConfig,
@@ -36,9 +36,8 @@ def interpolation_config(section: InterpolationSection, policy: PPOConfig) -> In
     return InterpolationConfig(alphas=section.alphas, keep=section.keep, **own)
 
 
-def benchmark_places(study: Study) -> dict[str, tuple[str | None, ...]]:
-    """By kind of stage, at which of its weights benchmarks are taken; None: a model that has but one."""
-    at = study.benchmarks.at if study.benchmarks is not None else ()
+def places_by_kind(at: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """By kind of stage, at which of its weights it is evaluated; None: a model that has but one."""
     between = tuple(place for place in at if place.startswith("alpha="))
     along = tuple(place for place in at if place not in between)
     return {"base": (None,), "reference": (None,), "ppo": along, "interpolation": between}
@@ -64,13 +63,15 @@ def route_problems(study: Study) -> Found:
 
 
 def place_problems(study: Study, ppo: PPOSection) -> Found:
-    """Benchmarks at weights that are not kept."""
+    """Benchmarks and behaviours at weights that are not kept."""
     kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
     alphas = () if study.interpolation is None else study.interpolation.keep
     known = {checkpoint_name(x) for x in ppo.keep_sqrt_kl} | {alpha_name(x) for x in alphas} | {"end"}
-    for i, at in enumerate(study.benchmarks.at if study.benchmarks is not None else ()):
+    sections = {"benchmarks": study.benchmarks, "behaviours": study.behaviours}
+    asked = [(name, i, at) for name, section in sections.items() if section for i, at in enumerate(section.at)]
+    for name, i, at in asked:
         if at not in known:
             text = f"is {at.removeprefix('sqrt_kl=')} (allowed: end, or one of ppo.keep_sqrt_kl: {kept}"
             if study.interpolation is not None or at.startswith("alpha="):
                 text += f", or alpha= one of interpolation.keep: {', '.join(map(str, alphas)) or 'none'}"
-            yield ("benchmarks", "at", i), f"{text})"
+            yield (name, "at", i), f"{text})"
