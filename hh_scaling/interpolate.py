@@ -44,7 +44,7 @@ def run(config: InterpolationConfig, context: StageContext) -> StageResult:
     with_alpha(evaluator.table(), config.alphas).to_parquet(context.out.path / "evals.parquet", index=False)
     kept = [save_point(trainer, tuned, alpha, evaluations[alpha], context.out.path) for alpha in config.keep]
     write_json(context.out.path / "checkpoints.json", kept)
-    points = [{"alpha": alpha, "sqrt_kl": e.sqrt_kl, **e.metrics} for alpha, e in evaluations.items()]
+    points = [{"alpha": alpha, **e.metrics} for alpha, e in evaluations.items()]
     summary = {"model": describe(trainer.policy, config.size.name), "points": points}
     return StageResult(summary | evaluator.measures.describe())
 

@@ -50,7 +50,7 @@ def test_the_reference_s_end_has_no_kl(finished: Finished) -> None:
     rows = pd.read_parquet(finished[0] / "evals.parquet")
     start = rows[rows.alpha == 0]
     assert len(start) == 24 and (start.kl_k1 == 0).all() and (start.kl_k3 == 0).all()
-    assert list(rows.alpha.unique()) == list(ALPHAS) and finished[1].summary["points"][0]["sqrt_kl"] == 0
+    assert list(rows.alpha.unique()) == list(ALPHAS) and finished[1].summary["points"][0]["sqrt_kl"]["value"] == 0
 
 
 def test_the_policy_s_end_is_its_last_evaluation(finished: Finished, parents: dict[str, Path]) -> None:
@@ -90,7 +90,7 @@ def test_benchmarks_take_kept_weights(finished: Finished, parents: dict[str, Pat
     tasks = BenchmarkTasks(tasks=("bits_per_byte",), limit=5)
     benchmark = BenchmarkConfig(size=SIZE, seed=0, at="alpha=0.5", tasks=tasks, compute=COMPUTE)
     result = run_stage("benchmark", benchmark, {"data": parents["data"], "model": finished[0]}, tmp_path)
-    points = {p["alpha"]: p["sqrt_kl"] for p in finished[1].summary["points"]}
+    points = {p["alpha"]: p["sqrt_kl"]["value"] for p in finished[1].summary["points"]}
     assert result.summary["at_sqrt_kl"] == points[0.5] and result.summary["scores"][0]["score"]["n"] == 5
 
 
