@@ -82,15 +82,17 @@ def missing_information(of: Law, x: Floats, n: int, names: Sequence[str]) -> lis
     notes = []
     if n < len(of.params):
         short = len(of.params) - n
-        notes.append(Note("too_few_points", f"{n} points for {len(of.params)} parameters; {short} more are needed"))
+        notes.append(Note("too_few_points", f"{n} points for {len(of.params)} parameters; {_more(short)}"))
     for name, column, levels in zip(names, x.T, of.levels, strict=True):
         found = len(np.unique(column[column != 0] if of.name in SQRT_KL else column))
         if found < levels:
-            more = f"{levels - found} more are needed"
-            notes.append(
-                Note("too_few_levels", f"{name} has {found} distinct values, {of.name} needs {levels}; {more}")
-            )
+            message = f"{name} has {found} distinct value{'s' * (found != 1)}, {of.name} needs {levels}"
+            notes.append(Note("too_few_levels", f"{message}; {_more(levels - found)}"))
     return notes
+
+
+def _more(count: int) -> str:
+    return f"{count} more {'is' if count == 1 else 'are'} needed"
 
 
 def cautions(
