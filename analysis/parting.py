@@ -14,13 +14,14 @@ from analysis.equal_kl import Along, gap
 from analysis.frames import SHARED_BASE, Model, Study, join_notes
 from analysis.frontier import Curve, test_columns
 
+MIN_STEPS = 3  # evaluations after the start, for a curve of two coefficients
 PARTED = 0.2  # standard deviations: a smaller difference between train and test score is not called a parting
 PARTING_RULE = (
     f"The train and the test score part where the train PM's has risen {PARTED} standard deviations more than the test "
-    "PM's, each in standard deviations of that PM's held-out scores, at two successive evaluations; the place is read "
-    "linearly in √KL between the first of them and the evaluation before. Its 95 % interval is of prompts crossed with "
-    "runs and carries the noise of √KL. not reached: a run never got there; reach is then the farthest √KL that all "
-    "runs of the cell got to."
+    "PM's, each in standard deviations of that PM's held-out scores: on the least-squares curve c d + e d², d = √KL, "
+    "through a run's differences at its evaluations. The 95 % interval is of prompts crossed with runs and carries the "
+    "noise of √KL. not reached: the curve of some run does not get there within the √KL that it went to; reach is the "
+    "farthest √KL that all runs of the cell got to."
 )
 SIZE_RULE = (
     "difference: the score of the policy trained against the largest train PM minus that of the one trained against "
@@ -112,27 +113,30 @@ def _above_zero(estimate: Row | None) -> Row | None:
 
 
 def parting_place(kl: Floats, apart: Floats) -> Floats | None:
-    """(P,) delete-one pseudo-values, whose mean is the sqrt(KL) where the mean of ``apart`` (S, P) first reaches
-    ``PARTED`` at two successive evaluations; ``kl`` (S, P) in nats. None where it never does.
+    """(P,) delete-one pseudo-values, whose mean is the sqrt(KL) where c d + e d^2 first is ``PARTED``: least squares
+    through the mean of ``apart`` (S, P) at d = sqrt(mean of ``kl`` (S, P), in nats), from the origin on.
 
-    Linear in sqrt(KL) between the first of the two and the evaluation before, the same two without each prompt.
+    None with fewer than ``MIN_STEPS`` evaluations after the start, or where the curve gets there beyond the farthest
+    one or never. The first evaluation past the mark would be no such place: it is that of the luckiest noise.
     """
-    above = apart.mean(axis=1) >= PARTED
-    held = np.flatnonzero(above[1:-1] & above[2:])
-    if not len(held):
+    if len(kl) <= MIN_STEPS:
         return None
-    after, n = int(held[0]) + 1, kl.shape[1]
-    two = Along(kl[after - 1 : after + 1], apart[after - 1 : after + 1])
-    whole = _crossing(two, np.full((1, n), 1 / n))[0]
-    left_out = _crossing(two, (1 - np.eye(n)) / (n - 1))
+    along, n = Along(kl, apart), kl.shape[1]
+    whole, farthest = _crossing(along, np.full((1, n), 1 / n))
+    left_out, _ = _crossing(along, (1 - np.eye(n)) / (n - 1))
+    if not whole[0] <= farthest[0] or not np.isfinite(left_out).all():
+        return None
     return np.asarray(whole + (n - 1) * (left_out.mean() - left_out))
 
 
-def _crossing(two: Along, shares: Floats) -> Floats:
-    """(W,) the sqrt(KL) where the line between two evaluations is at ``PARTED``, under each row of ``shares``."""
-    d, apart = two.at(shares)
-    part = (PARTED - apart[:, 0]) / (apart[:, 1] - apart[:, 0])
-    return np.asarray(d[:, 0] + part * (d[:, 1] - d[:, 0]))
+def _crossing(along: Along, shares: Floats) -> tuple[Floats, Floats]:
+    """(W,) where the curve is at ``PARTED`` (infinity: nowhere) and the farthest d, under each row of ``shares``."""
+    d, apart = along.at(shares)
+    design = np.stack([d, d**2], axis=2)
+    c, e = np.moveaxis(np.linalg.pinv(design) @ apart[..., None], 1, 0)[..., 0]
+    root = np.sqrt(np.maximum(c**2 + 4 * e * PARTED, 0.0))
+    reaches = (c**2 + 4 * e * PARTED >= 0) & (c + root > 0)
+    return np.where(reaches, 2 * PARTED / np.where(reaches, c + root, 1.0), np.inf), d.max(axis=1)
 
 
 # ---------------------------------------------------------------- small against large PM

@@ -18,7 +18,7 @@ from reports.results import estimate_cells, find_fit, has_value, model_names, ro
 
 Row = Mapping[str, Any]
 TRAIN, GOLD = "train PM", "gold"
-SD_LABEL = "change from the start (sd of the PM's scores)"
+SD_LABEL = "change (sd of the PM's scores)"
 BEST_OF_N, POLICY = "best of n", "PPO"
 
 
@@ -162,11 +162,11 @@ def _curve(results: Row, row: Row, points: Sequence[Row]) -> list[dict[str, Any]
 
 
 def draw_scores(figure: Figure, table: pd.DataFrame) -> None:
-    """PM scores against √KL; red: the train PM, from warm to dark: test PMs by size; a grey band where they part."""
+    """PM scores against √KL; black: the train PM, from warm to dark: test PMs by size; a grey band where they part."""
     panels = list(dict.fromkeys(table["panel"]))
     series = [str(name) for name in dict.fromkeys(table["series"])]
     tests = [name for name in series if name != TRAIN]
-    colours = {TRAIN: style.AFTER} | dict(zip(tests, style.size_colours(tests).values(), strict=True))
+    colours = {TRAIN: style.INK} | dict(zip(tests, style.size_colours(tests).values(), strict=True))
     markers = {TRAIN: "o"} | {name: style.MARKERS[1 + i] for i, name in enumerate(tests)}
     grid = style.panel_grid(figure, len(panels), columns=4, sharey=True)
     for axes, panel in zip(grid, panels, strict=True):
@@ -226,6 +226,7 @@ def draw_parting(figure: Figure, table: pd.DataFrame) -> None:
                 up = {"arrowstyle": "<-", "color": colours[name]}  # from the point upwards
                 axes.annotate("", (x, y), xytext=(0, 16), textcoords="offset points", arrowprops=up)
         axes.set_title(panel)
+        axes.margins(y=0.15)  # room for the arrows
         style.size_axis(axes, table[table["panel"] == panel])
     style.outer_labels(grid, 2, "policy parameters (non-embedding)", "√KL where the scores part")
     handles: list[Any] = [
