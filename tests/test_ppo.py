@@ -96,7 +96,7 @@ def test_first_minibatch_has_ratio_one(parents: dict[str, Path], tmp_path: Path)
     batch = ppo.collect(trainer, trainer.work.crew(), 0)
     for indices in ([0, 1, 2, 3], [15, 3, 9]):
         samples = [batch.samples[i] for i in indices]
-        logprobs, values, _ = response_forward(trainer.policy, trainer.models.value_head, samples, 0.7, COMPUTE)
+        logprobs, values, _ = response_forward(trainer.policy, trainer.models.critic, samples, 0.7, COMPUTE)
         old = batch.logprobs[indices][batch.mask[indices]]
         assert (logprobs - old).abs().max() < 1e-5
         assert (values == 0).all()  # the value head starts at zero
