@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import pm_claims
+from analysis import frontier_claims, pm_claims
 from analysis.estimates import Estimate, mean
 from analysis.frontier_fits import Exponents
 from analysis.judging import Judgement, by_sign, missing
@@ -34,6 +34,9 @@ class Evidence:
     pm_sizes: Sequence[str]  # names of the sizes for which PMs were planned
     policy_sizes: Sequence[str]
     preference: pm_claims.PMEvidence = pm_claims.PMEvidence()
+    laws: Sequence[Mapping[str, Any]] = ()  # frontier_laws
+    slopes: Sequence[Mapping[str, Any]] = ()  # frontier_slopes
+    parting_slope: Estimate | None = None
 
     def fits_of(self, law: str, group_start: str = "", y: str | None = None) -> list[dict[str, Any]]:
         return [f for f in self.fits if f["law"] == law and f["group"].startswith(group_start) and y in (None, f["y"])]
@@ -166,6 +169,8 @@ def judge_crossover(evidence: Evidence) -> Judgement:
     row = min(rows, key=lambda r: r["k_shot"])
     keys = ("kind", "n_params", "low", "high", "direction", "slope", "tested", "in_range", "k_shot", "tasks", "note")
     numbers = {k: row[k] for k in keys}
+    if row["kind"] == "none":  # then the estimate can be anything, such as 1e200 parameters
+        numbers["n_params"] = None
     falling = by_sign(row["slope"]["low"], row["slope"]["high"])
     if falling == "supported":  # the slope is positive: the tax grows
         return "contradicted", numbers
@@ -189,9 +194,16 @@ CLAIMS: tuple[Claim, ...] = (
           f"contradicted: the mean exponent of sqrt(KL) over runs excludes 1 (95 %); supported: it contains 1 within "
           f"{MAX_HALF_WIDTH} either way and every size's linear fit has a slope above 0 (95 %) and an R2 of at least "
           f"{MIN_R2}; inconclusive where a run's exponent or a size's line cannot be fitted.", judge_sqrt_kl),
+    Claim("C-line", "A line in the square root of KL describes the score as well as laws that bend (section 4.3).",
+          frontier_claims.LINE_RULE, lambda evidence: frontier_claims.judge_line(evidence.laws, evidence.policy_sizes)),
+    Claim("C-parallel", "The lines of different sizes are parallel when scored alike (section 4.3).",
+          frontier_claims.PARALLEL_RULE,
+          lambda evidence: frontier_claims.judge_parallel(evidence.slopes, evidence.policy_sizes)),
     Claim("C-overopt", "The train PM's score parts from the test PM's as training goes on (section 4.2).",
           "the sign of (train rise - test rise) at the end, in each PM's standard deviations, all runs (95 %).",
           judge_parting),
+    Claim("C-onset", "With larger models train and test PM part later (section 4.2).",
+          frontier_claims.ONSET_RULE, lambda evidence: frontier_claims.judge_onset(evidence.parting_slope)),
     Claim("C-gold", "Trained far enough, the gold score falls while the train PM's still rises, at every size.",
           "supported: falls at every size, two or more; contradicted: none at every size, two or more. " + GOLD_RULE,
           judge_gold),
@@ -203,6 +215,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("C-tax-crossover", "The tax turns into a bonus at some size (section 7).",
           "supported: the tax falls with ln(parameters) (95 %) and crosses zero, with a finite interval, among the "
           "sizes tested; contradicted: it rises.", judge_crossover),
+    Claim("C-few-shot", "Where RLHF makes large models better zero-shot it leaves them the same few-shot (section "
+          "4.6.1).", frontier_claims.FEW_SHOT_RULE, lambda evidence: frontier_claims.judge_few_shot(evidence.pooled)),
 )  # fmt: skip
 
 

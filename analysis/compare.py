@@ -29,15 +29,18 @@ def load_results(runs: Path) -> dict[str, Any]:
 
 
 def compare(runs: list[Path]) -> dict[str, Any]:
-    """``{"schema", "studies", "tax", "pooled"}``: every study's rows with a ``study`` column, ordered so that the same
-    task at the same size stands together. Studies are told apart by directory where their names agree."""
+    """``{"schema", "studies", "synthetic", "tax", "pooled", "tax_per_reward"}``: every study's rows with a ``study``
+    column, ordered so that the same task at the same size stands together. Studies are told apart by directory where
+    their names agree."""
     loaded = [load_results(path) for path in runs]
     names = [str(results["study"]["name"]) for results in loaded]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, runs, strict=True)]
-    tables: dict[str, list[dict[str, Any]]] = {"tax": [], "pooled": []}
+    tables: dict[str, list[dict[str, Any]]] = {"tax": [], "pooled": [], "tax_per_reward": []}
     for label, results in zip(labels, loaded, strict=True):
         for table, rows in tables.items():
-            rows += [{"study": label, **row} for row in results[table]]
+            rows += [
+                {"study": label, **row} for row in results.get(table, [])
+            ]  # a table that an older version did not write
     for rows in tables.values():
         rows.sort(key=_place)
     synthetic = [label for label, results in zip(labels, loaded, strict=True) if results["synthetic"]]

@@ -11,24 +11,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis import intervals
-from analysis.estimates import Codes, codes
-from analysis.fit_result import FitResult, Loss, Note, Param, Status, as_columns
+from analysis.estimates import Codes
+from analysis.fit_result import FitResult, Loss, Note, Param, Starts, Status
 from analysis.intervals import Optimum, Redraw, Uncertainty
-from analysis.laws import COLUMNS, SQRT_KL, Floats, Law, law
-from analysis.solver import Problem, Space, levenberg, polish, slope_of, transform
+from analysis.laws import COLUMNS, Floats, Law, law
+from analysis.points import (
+    FitError,
+    cautions,
+    check_points,
+    check_shapes,
+    lack_of_fit,
+    missing_information,
+    what_would_do,
+)
+from analysis.search import Found, make_problem, solve
+from analysis.solver import Problem, Space, slope_of, transform
 
-Interval = Literal["profile", "wald", "bootstrap"]
-HOFFMANN_DELTA = 1e-3  # on log residuals, Hoffmann et al. 2022
+Interval = Literal["profile", "wald", "bootstrap", "cases"]
 MAX_CONDITION = 1e7
 MAX_LOG_WIDTH = 60.0
-N_POLISHED = 8
+ROBUST_DRAWS = 500  # each takes many iterations
 LOSSES: tuple[str, ...] = get_args(Loss)
 SPACES: tuple[str, ...] = get_args(Space)
 INTERVALS: tuple[str, ...] = get_args(Interval)
-
-
-class FitError(ValueError):
-    """Points that no fit can use; the message is one line naming column and row (counted from 1)."""
 
 
 # ---------------------------------------------------------------- fitting
@@ -38,7 +43,7 @@ def fit(
     name: str, x: ArrayLike, y: ArrayLike, *, se: ArrayLike | None = None, cluster: ArrayLike | None = None,
     loss: Loss = "ls", space: Space = "linear", ci: Interval | None = None, group: str = "all",
     x_names: Sequence[str] | None = None, y_name: str = "y", draws: int = 2000, seed: int = 0,
-    noise: ArrayLike | None = None, df: float | None = None,
+    noise: ArrayLike | None = None, df: float | None = None, repeats: bool = False,
 ) -> FitResult:  # fmt: skip
     """The law of that name fitted to x (n,) or (n, k) and y (n,), weighted by 1 / se^2 (relative: s^2 is estimated).
 
@@ -46,14 +51,13 @@ def fit(
     run can be fitted, else to the wild-cluster bootstrap (which is also what "bootstrap" gives); "wald" with
     ``cluster`` is the cluster-robust sandwich, and "profile" is refused. Robust losses are bootstrapped by cases.
     ``noise`` (draws, n) holds errors that points share (items redrawn), added in a bootstrap in linear space; ``df``
-    replaces the bootstrap's degrees of freedom. Raises FitError for unusable points; too few of them is a status, not
-    an error.
+    replaces the bootstrap's degrees of freedom; with ``repeats`` it is meant that a run has several rows at one x.
+    Raises FitError for unusable points; too few of them is a status, not an error.
     """
-    columns, target = as_columns(x), np.asarray(y, dtype=float)
+    columns, target, errors, group_codes = check_shapes(x, y, se, cluster)
     names = tuple(x_names or (["x"] if columns.shape[1] == 1 else ["N", "D"]))
     of = checked_law(name, columns.shape[1])
     space = "log" if loss == "hoffmann" else space
-    errors = None if se is None else np.asarray(se, dtype=float)
     check_points(of, columns, target, errors, space, names, y_name)
     if cluster is not None and ci == "profile":
         raise FitError("--ci profile assumes independent points; with --cluster use bootstrap or wald")
@@ -63,7 +67,6 @@ def fit(
     if shared is not None and (ci != "bootstrap" or space != "linear" or loss != "ls"):
         raise FitError("noise needs the bootstrap of a least-squares fit in linear space")
     how = Redraw(draws if shared is None else len(shared), seed, shared, df)
-    group_codes = None if cluster is None else codes(cluster)
     blank = FitResult(
         name, of.formula, group, names, y_name, {p: Param(None, None, None, None) for p in of.params}, "none",
         len(target), None if group_codes is None else int(group_codes.max()) + 1, None, "not_identified", (), None,
@@ -72,8 +75,8 @@ def fit(
     if notes := missing_information(of, columns, len(target), names):
         return replace(blank, notes=tuple(notes))
     problem = make_problem(of, columns, target, errors, space)
-    best, converged, problem = solve(problem, loss)
-    return _result(blank, best, converged, group_codes, ci, how)
+    blank = replace(blank, notes=tuple(cautions(of, columns, target, group_codes, names, repeats)))
+    return _result(blank, solve(problem, loss), group_codes, ci, how)
 
 
 def checked_law(name: str, n_x: int) -> Law:
@@ -86,113 +89,12 @@ def checked_law(name: str, n_x: int) -> Law:
         raise FitError(str(error)) from error
 
 
-def check_points(
-    of: Law, x: Floats, y: Floats, se: Floats | None, space: Space, names: Sequence[str], y_name: str
-) -> None:
-    """FitError at the first value that is not finite or outside what the law, space or weights can take."""
-    if len(y) == 0:
-        raise FitError("no rows")
-    rules = [(name, column, column > -math.inf, "a finite number") for name, column in zip(names, x.T, strict=True)]
-    rules.append((y_name, y, y > -math.inf, "a finite number"))
-    if of.x_above is not None:
-        rules += [
-            (n, c, c > of.x_above, f"above {of.x_above:g}, since logs are taken")
-            for n, c in zip(names, x.T, strict=True)
-        ]
-    if of.name in SQRT_KL:
-        rules.append((names[0], x[:, 0], x[:, 0] >= 0, "at least 0: it is the square root of a KL"))
-    low, high = of.y_range
-    rules.append((y_name, y, (y >= low) & (y <= high), f"within [{low:g}, {high:g}] for {of.name}"))
-    if space != "linear":
-        inside = (y > 0) & ((y < 1) if space == "logit" else True)
-        rules.append(
-            (y_name, y, inside, f"{'above 0' if space == 'log' else 'strictly between 0 and 1'} in {space} space")
-        )
-    if se is not None:
-        rules.append(("se", se, se > 0, "a positive standard error"))
-    for name, values, good, wanted in rules:
-        bad = np.flatnonzero(~(good & np.isfinite(values)))
-        if len(bad):
-            raise FitError(f"column {name!r}, row {bad[0] + 1}: {values[bad[0]]:g} is not {wanted}")
-
-
-def missing_information(of: Law, x: Floats, n: int, names: Sequence[str]) -> list[Note]:
-    """Why the parameters cannot be found at all, and how much more would do."""
-    notes = []
-    if n < len(of.params):
-        short = len(of.params) - n
-        notes.append(Note("too_few_points", f"{n} points for {len(of.params)} parameters; {short} more are needed"))
-    for name, column, levels in zip(names, x.T, of.levels, strict=True):
-        found = len(np.unique(column[column != 0] if of.name in SQRT_KL else column))
-        if found < levels:
-            more = f"{levels - found} more are needed"
-            notes.append(
-                Note("too_few_levels", f"{name} has {found} distinct values, {of.name} needs {levels}; {more}")
-            )
-    return notes
-
-
-def make_problem(of: Law, x: Floats, y: Floats, se: Floats | None, space: Space) -> Problem:
-    """Weights and bounds on fit coordinates. A floor E is kept at or above 0 where every y is."""
-    w = np.ones_like(y) if se is None else 1 / (se * slope_of(y, space)) ** 2
-    w = w / np.exp(np.log(w).mean())
-    lower, upper = np.array(of.lower), np.array(of.upper)
-    if of.params[0] == "E" and lower[0] < 0 and (y >= 0).all():
-        lower[0] = 0.0
-    if "x1" in of.params:  # a break outside the points cannot be seen
-        lower[of.params.index("x1")], upper[of.params.index("x1")] = x.min(), x.max()
-    with np.errstate(divide="ignore"):
-        lower = np.where(of.logs & (lower > 0), np.log(np.maximum(lower, 1e-300)), np.where(of.logs, -math.inf, lower))
-        upper = np.where(of.logs, np.log(np.maximum(upper, 1e-300)), upper)
-    return Problem(of, x, y, w, space, np.ones(len(lower)), lower, upper)
-
-
-def solve(problem: Problem, loss: Loss) -> tuple[Optimum, bool, Problem]:
-    """The best optimum over all starts, whether it converged, and the problem with signs and loss settled."""
-    of, space = problem.law, problem.space
-    goal, root = transform(problem.y, space), np.sqrt(problem.w)
-    raw = of.starts(problem.x, problem.y, problem.w * slope_of(problem.y, space) ** 2)
-    signs = np.where(raw < 0, -1.0, 1.0)
-    u = np.clip(of.coordinates(raw), problem.lower, problem.upper)
-    cost = np.array([problem_cost(replace(problem, signs=s), v, goal, root) for s, v in zip(signs, u, strict=True)])
-    order = np.argsort(cost, kind="stable")
-    problem = replace(problem, signs=signs[order[0]])
-    starts = u[order[:N_POLISHED]]
-    u_best, _, converged = _descend(problem, starts)
-    if loss != "ls":
-        residual = root * (problem.model(u_best[None])[0][0] - goal)
-        scale = float(np.median(np.abs(residual - np.median(residual)))) / 0.6745
-        delta = HOFFMANN_DELTA if loss == "hoffmann" else 1.345 * max(scale, 1e-12)
-        problem = replace(problem, delta=delta)
-        u_best, _, converged = _descend(problem, np.vstack([u_best[None], starts]))
-    fitted, grad = problem.model(u_best[None])
-    return Optimum(problem, u_best, root * (fitted[0] - goal), root[:, None] * grad[0]), converged, problem
-
-
-def problem_cost(problem: Problem, u: Floats, goal: Floats, root: Floats) -> float:
-    """The objective at one candidate (p,); infinite where the law is not finite there."""
-    value = float(problem.cost(root * (problem.model(u[None])[0][0] - goal)))
-    return value if math.isfinite(value) else math.inf
-
-
-def _descend(problem: Problem, starts: Floats) -> tuple[Floats, float, bool]:
-    robust = problem.delta is not None
-    found = levenberg(problem, starts, max_iterations=2000 if robust else 200)
-    best = int(np.argmin(found.cost))
-    u, cost, polished = polish(problem, found.u[best])
-    if found.cost[best] <= cost:
-        return found.u[best], float(found.cost[best]), bool(found.converged[best]) or polished
-    return u, cost, polished
-
-
 # ---------------------------------------------------------------- from an optimum to a result
 
 
-def _result(
-    blank: FitResult, best: Optimum, converged: bool, cluster: Codes | None, ci: Interval | None, how: Redraw
-) -> FitResult:
+def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval | None, how: Redraw) -> FitResult:
     """Parameters with intervals, status and notes."""
-    of, notes = best.problem.law, []
+    best, of, notes = found.best, found.best.problem.law, [*blank.notes]
     own = None
     if cluster is not None and ci is None and blank.loss == "ls":
         own = intervals.per_run(best, cluster)
@@ -204,18 +106,22 @@ def _result(
     else:
         uncertain = uncertainty(best, cluster, ci, blank.loss, how)
     if best.df == 0:
-        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: the law passes through every point"))
+        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
     if cluster is not None and blank.n_clusters == 1:
-        notes.append(Note("one_cluster", "one run: everything is conditional on this run, so no interval is given"))
+        notes.append(Note("one_cluster", "one run: no interval beyond this run; a second gives one, a third halves it"))
+    unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u)) if cluster is None else None
+    notes += [unfit] if unfit and blank.loss == "ls" else []
     if uncertain.failed > 0.02:
         notes.append(Note("failed_draws", f"{uncertain.failed:.0%} of the bootstrap draws did not converge"))
     params = {name: _param(best, uncertain, i) for i, name in enumerate(of.params)}
-    status = _status(best, converged, uncertain, notes)
+    status = _status(best, found.converged, uncertain, notes, blank.x)
     df = float((blank.n_clusters or 0) - 1) if cluster is not None else float(best.df)
     df = df if how.df is None else how.df
+    aicc, bic = criteria(best, blank.n_points, blank.n_clusters)
     return replace(
-        blank, params=params, ci_method=uncertain.method, aicc=aicc(best, blank), status=status, notes=tuple(notes),
+        blank, params=params, ci_method=uncertain.method, aicc=aicc, bic=bic, status=status, notes=tuple(notes),
         r2=r_squared(best), residual_sd=math.sqrt(best.variance) if best.df > 0 else None, df=df if df > 0 else None,
+        within_sd=uncertain.within_sd, starts=Starts(found.n_starts, found.n_followed, found.n_at_best),
         covariance=tuple(tuple(_known(v) for v in row) for row in uncertain.covariance),
     )  # fmt: skip
 
@@ -228,7 +134,9 @@ def uncertainty(best: Optimum, cluster: Codes | None, ci: Interval | None, loss:
     """Intervals by the method that ``ci``, ``cluster`` and ``loss`` ask for."""
     each = np.arange(len(best.residual)) if cluster is None else cluster
     if loss != "ls":
-        return intervals.cases(best, each, min(how.draws, 500), how.seed)
+        return intervals.cases(best, each, min(how.draws, ROBUST_DRAWS), how.seed)
+    if ci == "cases":
+        return intervals.cases(best, each, how.draws, how.seed)
     if ci == "bootstrap" or (cluster is not None and ci is None):
         return intervals.wild(best, each, cluster is not None, how)
     if ci == "wald":
@@ -249,12 +157,11 @@ def _param(best: Optimum, uncertain: Uncertainty, i: int) -> Param:
     return Param(_known(value), _known(se), _known(low), _known(high))
 
 
-def _status(best: Optimum, converged: bool, uncertain: Uncertainty, notes: list[Note]) -> Status:
-    of = best.problem.law
+def _status(best: Optimum, converged: bool, uncertain: Uncertainty, notes: list[Note], names: Sequence[str]) -> Status:
+    of, more = best.problem.law, what_would_do(best.problem.law, best.problem.x, names)
     if (condition := _condition(best)) > MAX_CONDITION:
-        notes.append(
-            Note("ill_conditioned", f"the points cannot tell the parameters apart (condition {condition:.1e})")
-        )
+        message = f"the points cannot tell the parameters apart (condition {condition:.1e}); {more}"
+        notes.append(Note("ill_conditioned", message))
         return "not_identified"
     lower, upper = best.problem.lower, best.problem.upper
     low, high = uncertain.low, uncertain.high
@@ -262,9 +169,7 @@ def _status(best: Optimum, converged: bool, uncertain: Uncertainty, notes: list[
     open_ends |= of.logs & ~(high - low < MAX_LOG_WIDTH) & ~np.isnan(low)  # an amplitude unknown by many decades
     loose = [name for name, is_open in zip(of.params, open_ends, strict=True) if is_open]
     if loose:
-        notes.append(
-            Note("open_interval", f"any value of {', '.join(loose)} fits: more or wider-spread points are needed")
-        )
+        notes.append(Note("open_interval", f"any value of {', '.join(loose)} fits; {more}"))
         return "not_identified"
     if not converged:
         notes.append(Note("not_converged", "the search stopped before the objective was flat"))
@@ -291,14 +196,18 @@ def r_squared(best: Optimum) -> float | None:
     return 1 - float((best.residual**2).sum()) / spread if spread > 0 else None
 
 
-def aicc(best: Optimum, blank: FitResult) -> float | None:
-    """n ln(SSE/n) + 2k + 2k(k+1)/(n-k-1), k counting sigma, on the scale of y whatever the space.
+def criteria(best: Optimum, n_points: int, n_clusters: int | None) -> tuple[float | None, float | None]:
+    """AICc and BIC: n ln(SSE/n) + 2k + 2k(k+1)/(n-k-1) and n ln(SSE/n) + k ln n, k counting sigma, on the scale of y
+    whatever the space.
 
-    n is the number of clusters where there are any: points of one run are not new evidence. None where undefined.
+    n is the number of clusters where there are any: points of one run are not new evidence. None where undefined:
+    robust losses, an exact fit, too few clusters.
     """
-    n, k = blank.n_clusters or blank.n_points, len(best.u) + 1
+    n, k = n_clusters or n_points, len(best.u) + 1
     sse = float((best.residual**2).sum())
-    if best.problem.delta is not None or n <= k + 1 or sse <= 0:
-        return None
+    if best.problem.delta is not None or n <= k or sse <= 0:
+        return None, None
     jacobian = float(np.log(slope_of(best.problem.y, best.problem.space)).mean())
-    return n * (math.log(sse / blank.n_points) - 2 * jacobian) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    deviance = n * (math.log(sse / n_points) - 2 * jacobian)
+    aicc = deviance + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else None
+    return aicc, deviance + k * math.log(n)

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.lib
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_files, read_jsonl
 
 # role of the parent through which a stage descends from its base model
 DESCENT = {
-    "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy", "benchmark": "model",
+    "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
+    "pilot": "before",
+    "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
@@ -31,10 +36,15 @@ EVAL_COLUMNS = (
     "step", "samples", "prompt_id", "conversation", "kl_k1", "kl_k3", "score_train", "score_test", "gold",
     "gold_helpful", "gold_harmless", "length", "ended",
 )  # fmt: skip
+LATER_EVAL_COLUMNS = (  # absent from what earlier versions wrote
+    "kl_exact", "reverse_kl_k1", "reverse_kl_k3", "reverse_kl_exact", "entropy", "sampled_tokens",
+    "reverse_sampled_tokens",
+)  # fmt: skip
 ITEM_COLUMNS = (
     "task", "format", "k_shot", "metric", "higher_is_better", "chance", "doc_id", "doc_hash", "prompt_hash",
     "cluster", "score", "weight",
 )  # fmt: skip
+ITEM_DETAILS = ("loglikelihoods",)  # columns of items that older or foreign tables may lack
 SHARED_BASE = "shared base: variation between bases is not included"
 ABSOLUTE_PATH = re.compile(r"(?<![\w./])/(?:[^\s:'\",;()/]+/)*([^\s:'\",;()/]+)")
 
@@ -89,6 +99,7 @@ class Study:
     described: dict[str, Any]  # study.json
     records: dict[str, Record] = field(default_factory=dict)
     excluded: list[dict[str, Any]] = field(default_factory=list)
+    known_main: dict[str, bool] = field(default_factory=dict, repr=False)  # see _descends_from_main
 
     @property
     def name(self) -> str:
@@ -113,10 +124,12 @@ class Study:
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
-        stage = self.planned.get(stage_id, {})
-        parents = stage.get("parents", {}).values()
-        own = Setting.of(stage.get("config", {}), self.main_pretrained)
-        return own == MAIN and all(map(self._descends_from_main, parents))
+        if stage_id not in self.known_main:
+            stage = self.planned.get(stage_id, {})
+            parents = stage.get("parents", {}).values()
+            own = Setting.of(stage.get("config", {}), self.main_pretrained)
+            self.known_main[stage_id] = own == MAIN and all(map(self._descends_from_main, parents))
+        return self.known_main[stage_id]
 
     @cached_property
     def main_pretrained(self) -> bool:
@@ -232,8 +245,9 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
             study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a Parquet file; AnalysisError names the file and the first missing column."""
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The named columns of a Parquet file, and of the optional ones those it has; AnalysisError names the file and the
+    first missing column."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
         frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
@@ -242,16 +256,23 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[list(columns)]
+    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
 
 
-def stage_table(study: Study, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+def stage_table(
+    study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame | None:
     """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
     try:
-        return read_table(study.folder(record) / name, columns)
+        return read_table(study.folder(record) / name, columns, optional)
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None
+
+
+def labels(column: pd.Series) -> NDArray[np.object_]:
+    """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
+    return np.array([sys.intern(v) if type(v) is str else v for v in column.tolist()], dtype=object)
 
 
 def models(study: Study) -> list[Model]:

@@ -6,22 +6,34 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.estimates import Codes, Estimate, codes, mean
-from analysis.frames import EVAL_COLUMNS, Model, Study, stage_table
+from analysis.frames import EVAL_COLUMNS, LATER_EVAL_COLUMNS, Model, Study, stage_table
 from analysis.held_out import HeldOut
 from hh_scaling.records import Record, read_jsonl
 
 Floats = NDArray[np.float64]
 SCORES = {"score_train": "score_train", "score_test": "score_test", "score_gold": "gold"}  # row name -> column
 PLAIN = ("gold_helpful", "gold_harmless", "length", "ended")
+KLS = ("kl_k1", "kl_k3", "kl_exact", "reverse_kl_k1", "reverse_kl_k3", "reverse_kl_exact")
+PER_TOKEN = {  # row name -> what is averaged over sampled tokens, as (column, tokens, whether it is a sum over them)
+    "kl_per_token": ("kl_exact", "sampled_tokens", True),
+    "reverse_kl_per_token": ("reverse_kl_exact", "reverse_sampled_tokens", True),
+    "entropy": ("entropy", "sampled_tokens", False),
+}
+LOGGED = {  # row name -> that of the stage's metrics
+    **{f"{name}_controlled": f"{column}_controlled" for name, column in SCORES.items()},
+    "distinct_1": "distinct_1",
+    "distinct_2": "distinct_2",
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """One policy's evaluations: each measured quantity is (S steps, P prompts), prompts in one fixed order."""
 
@@ -43,19 +55,31 @@ class Curve:
     def finished(self) -> bool:
         return self.record.status == "done"
 
+    @property
+    def estimator(self) -> str:
+        """Of the KL that says how far the policy is: exact over the vocabulary, or k1 where that was not measured."""
+        return "exact" if "kl_exact" in self.values else "k1"
+
+    @property
+    def kls(self) -> Floats:
+        """(S, P) that estimate of each response's KL from the reference, in nats, signed."""
+        return self.values[f"kl_{self.estimator}"]
+
     def kl(self, step: int) -> Estimate:
-        """Mean over prompts of the k1 sum at the step of that index, signed, in nats."""
-        return mean(self.values["kl_k1"][step], self.cluster)
+        """Its mean over prompts at the step of that index."""
+        return mean(self.kls[step], self.cluster)
 
     def sqrt_kl(self) -> Floats:
-        """(S,) sqrt(max(mean k1, 0)): negative estimates stay negative in the table and become 0 here."""
-        return np.asarray(np.sqrt(np.maximum(self.values["kl_k1"].mean(axis=1), 0.0)))
+        """(S,) sqrt(max(mean KL, 0)): negative estimates stay negative in the table and become 0 here."""
+        return np.asarray(np.sqrt(np.maximum(self.kls.mean(axis=1), 0.0)))
 
     def resolved(self) -> NDArray[np.bool_]:
         """(S,) evaluations after the start whose KL is at least two standard errors: the others are not fitted."""
-        known = [self.kl(step) for step in range(len(self.steps))]
-        clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
-        return np.array([False, *clear[1:]])
+        if (found := RESOLVED.get(self)) is None:  # asked for by every law of every score
+            known = [self.kl(step) for step in range(len(self.steps))]
+            clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
+            found = RESOLVED[self] = np.array([False, *clear[1:]])
+        return found
 
     def relative(self, column: str) -> Floats | None:
         """(S, P) score minus the same prompt's score at the first step, or None where it was not measured."""
@@ -63,12 +87,15 @@ class Curve:
         return None if scores is None else scores - scores[0]
 
 
+RESOLVED: WeakKeyDictionary[Curve, NDArray[np.bool_]] = WeakKeyDictionary()
+
+
 def load_curves(study: Study) -> list[Curve]:
     """The evaluations of every policy of whatever setting, by size, seed and stage id; what cannot be paired is
     excluded with its reason."""
     curves = []
     for record in study.of_kind("ppo"):
-        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS)
+        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS, LATER_EVAL_COLUMNS)
         if frame is not None and (curve := _curve(study, record, frame)) is not None:
             curves.append(curve)
     return sorted(curves, key=lambda c: (c.model.n_params, c.model.name, c.seed, c.record.stage_id))
@@ -88,7 +115,7 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
     frame = frame.sort_values(["step", "prompt_id"])
     first = frame[frame.step == frame.step.min()]
     shape = (frame.step.nunique(), len(first))
-    columns = ("kl_k1", "kl_k3", "score_train", "score_test", "gold", *PLAIN)
+    columns = [name for name in frame.columns if name not in EVAL_COLUMNS[:4]]
     values = {name: frame[name].to_numpy(float).reshape(shape) for name in columns}
     return Curve(
         record,
@@ -126,7 +153,7 @@ def frontier_rows(study: Study, curves: list[Curve]) -> list[dict[str, Any]]:
 
 def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
     record, model = curve.record, curve.model
-    spent = _costs_by_step(study, record)
+    logged = _metrics_by_step(study, record)
     labels = {
         "stage_id": record.stage_id, "model": model.name, "n_params": model.n_params,
         "n_params_total": model.n_params_total, "seed": curve.seed,
@@ -139,9 +166,15 @@ def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
         for name, column in SCORES.items():
             row[name] = _relative(curve, column, index)
         for name in PLAIN:
-            row[name] = mean(curve.values[name][index], curve.cluster).to_dict() if name in curve.values else None
-        rows.append(row | spent.get(int(step), {"tokens": None, "flops": None, "seconds": None}))
+            row[name] = _mean(curve, name, index)
+        known = logged.get(int(step), {})
+        row |= _along_training(curve, index) | {n: _logged(curve, known.get(m)) for n, m in LOGGED.items()}
+        rows.append(row | {name: known.get(name) for name in ("tokens", "flops", "seconds")})
     return rows
+
+
+def _mean(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
+    return mean(curve.values[column][index], curve.cluster).to_dict() if column in curve.values else None
 
 
 def _kl_columns(curve: Curve, index: int) -> dict[str, Any]:
@@ -149,8 +182,29 @@ def _kl_columns(curve: Curve, index: int) -> dict[str, Any]:
     root = math.sqrt(max(kl.value, 0.0))
     # delta method, se(d) = se(KL) / (2 d); at d = 0 it exists only where KL is exactly 0 by construction
     root_se = None if kl.se is None else kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
-    k3 = mean(curve.values["kl_k3"][index], curve.cluster).to_dict() if "kl_k3" in curve.values else None
-    return {"kl": kl.to_dict() | {"estimator": "k1"}, "kl_k3": k3, "sqrt_kl": root, "sqrt_kl_se": root_se}
+    row: dict[str, Any] = {"kl": kl.to_dict() | {"estimator": curve.estimator}}
+    row |= {name: _mean(curve, name, index) for name in KLS}
+    return row | {"sqrt_kl": root, "sqrt_kl_se": root_se}
+
+
+def _along_training(curve: Curve, index: int) -> dict[str, Any]:
+    """KL and entropy a sampled token, and the share of responses cut off by the limit."""
+    row: dict[str, Any] = {}
+    for name, (column, tokens, summed) in PER_TOKEN.items():
+        row[name] = None
+        if column in curve.values and tokens in curve.values:
+            weights, values = curve.values[tokens][index], curve.values[column][index]
+            row[name] = mean(values / weights if summed else values, curve.cluster, weights).to_dict()
+    ended = curve.values.get("ended")
+    row["truncated"] = None if ended is None else mean(1 - ended[index], curve.cluster).to_dict()
+    return row
+
+
+def _logged(curve: Curve, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An estimate from the stage's metrics with its interval, on t with the prompts' conversations less one."""
+    if known is None:
+        return None
+    return Estimate(known["value"], known["se"], known["n"], int(curve.cluster.max())).to_dict()
 
 
 def _relative(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
@@ -160,10 +214,9 @@ def _relative(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
     return mean(relative[index], curve.cluster).to_dict() | {"raw": float(curve.values[column][index].mean())}
 
 
-def _costs_by_step(study: Study, record: Record) -> dict[int, dict[str, Any]]:
-    """Tokens, FLOPs and seconds spent up to each evaluation, from the stage's metrics."""
+def _metrics_by_step(study: Study, record: Record) -> dict[int, dict[str, Any]]:
+    """The stage's row of metrics at each evaluation."""
     path = study.folder(record) / "metrics.jsonl"
     if not path.is_file():
         return {}
-    evals = (row for row in read_jsonl(path) if row.get("type") == "eval")
-    return {int(row["step"]): {k: row.get(k) for k in ("tokens", "flops", "seconds")} for row in evals}
+    return {int(row["step"]): row for row in read_jsonl(path) if row.get("type") == "eval"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,13 @@ Floats = NDArray[np.float64]
 PROMPT_DRAWS = 400
 FEW_RUNS = 3  # below this a size's own spread between runs says too little
 MIN_POINTS = 3  # of one run, for its exponent
+SIZE_LAWS = ("sqrt-kl-linear", "sqrt-kl-power", "bon", "rl")
+SHARED_LAWS = ("sqrt-kl-linear", "bon", "rl")  # linear in their parameters: sizes can share the spread between runs
 
 
 def frontier_fits(curves: list[Curve]) -> list[FitResult]:
     """score = c sqrt(KL) for every policy and, pooled over its runs, every size; for each size also the exponent
-    (``sqrt-kl-power``) and, where there is a gold score, the best-of-n form.
+    (``sqrt-kl-power``) and the two laws with a peak (``bon``, ``rl``).
 
     Collapsed policies are left out, and so are evaluations whose KL is below two standard errors; the start itself
     is exact and stays as the origin that every law goes through. Slopes of sizes with two runs borrow their spread.
@@ -38,17 +41,16 @@ def frontier_fits(curves: list[Curve]) -> list[FitResult]:
             measured = [curve for curve in runs if column in curve.values]
             if not measured:
                 continue
-            laws = ["sqrt-kl-linear", "sqrt-kl-power"] + (["bon"] if name == "score_gold" else [])
-            fits += [pooled_runs(law, measured, name, model.name) for law in laws]
+            fits += [pooled_runs(law, measured, name, model.name) for law in SIZE_LAWS]
             fits += [one_run("sqrt-kl-linear", c, name, f"{model.name} seed {c.seed}") for c in measured]
     return shared_spread(fits)
 
 
 def shared_spread(fits: Sequence[FitResult]) -> list[FitResult]:
-    """The fits with the slopes' spread between runs averaged over sizes, where some size has fewer than three runs."""
+    """The fits with the parameters' spread between runs averaged over sizes, where some size has below three runs."""
     found = {id(f): f for f in fits}
-    for y in SCORES:
-        alike = [f for f in fits if f.law == "sqrt-kl-linear" and f.y == y and f.ci_method == "per-run-t"]
+    for law, y in product(SHARED_LAWS, SCORES):
+        alike = [f for f in fits if f.law == law and f.y == y and f.ci_method == "per-run-t"]
         if min((f.n_clusters or 0 for f in alike), default=FEW_RUNS) < FEW_RUNS:
             found |= {id(old): new for old, new in zip(alike, pool_spread(alike), strict=True)}
     return list(found.values())
@@ -80,32 +82,39 @@ def pooled_runs(law: str, runs: list[Curve], name: str, group: str) -> FitResult
 
 
 def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:
-    """A law along one run. Its points are one history, so its interval is over prompts only (both axes redrawn for
-    the linear law, scores alone for others) and is conditional on this run."""
+    """A law along one run. Its points are one history, so its interval is over prompts only (both axes redrawn) and is
+    conditional on this run; laws that are not linear in their parameters have none."""
     x, y = points_of(curve, name)
     run = np.zeros(len(x))
     result = fit(law, x, y, cluster=run, group=group, x_names=("sqrt_kl",), y_name=name)
     result = replace(result, notes=(*result.notes, *censored([curve])))
-    if law != "sqrt-kl-linear" or result.status == "not_identified" or len(set(curve.cluster)) < 2:
+    if law not in SHARED_LAWS or result.status == "not_identified" or len(set(curve.cluster)) < 2:
         return result
-    drawn = _redraw_slope(curve, name)
-    low, high = (float(v) for v in np.quantile(drawn, (0.025, 0.975)))
-    params = {"c": Param(result.params["c"].value, float(drawn.std(ddof=1)), low, high)}
+    drawn = _redraw_parameters(law, curve, name)
+    ends, errors = np.quantile(drawn, (0.025, 0.975), axis=0), drawn.std(axis=0, ddof=1)
+    params = {
+        key: Param(result.params[key].value, float(errors[i]), float(ends[0, i]), float(ends[1, i]))
+        for i, key in enumerate(result.params)
+    }
+    covariance = tuple(tuple(float(v) for v in row) for row in np.atleast_2d(np.cov(drawn, rowvar=False)))
+    known = {"params": params, "covariance": covariance, "df": float(curve.cluster.max())}
     note = Note("one_cluster", "the interval is over prompts, conditional on this run")
-    return replace(result, params=params, ci_method="prompt-bootstrap", notes=(note, *censored([curve])))
+    return replace(result, **known, ci_method="prompt-bootstrap", notes=(note, *censored([curve])))  # type: ignore[arg-type]
 
 
-def _redraw_slope(curve: Curve, name: str) -> Floats:
-    """(draws,) c = sum(d R) / sum(d^2) with conversations redrawn, the same draw at every step (fixed seed)."""
+def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
+    """(draws, p) least squares with conversations redrawn, the same draw at every step (fixed seed)."""
     cluster = curve.cluster
     groups = int(cluster.max()) + 1
     counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster]
     share = counts / counts.sum(axis=1, keepdims=True)
     relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
-    d = np.sqrt(np.maximum(share @ curve.values["kl_k1"][kept].T, 0.0))
+    d = np.sqrt(np.maximum(share @ curve.kls[kept].T, 0.0))
     r = share @ relative[kept].T
-    return np.asarray((d * r).sum(axis=1) / np.maximum((d**2).sum(axis=1), 1e-300))
+    other = {"sqrt-kl-linear": [], "bon": [-(d**2)], "rl": [-d * np.log(np.maximum(d, 1e-300))]}[law]
+    design = np.stack([d, *other], axis=2)
+    return np.asarray((np.linalg.pinv(design) @ r[..., None])[..., 0])
 
 
 class Exponents(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.frames import PM_COLUMNS, Study, stage_table
+from analysis.frames import PM_COLUMNS, Study, labels, stage_table
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,7 +37,8 @@ class HeldOut:
     @classmethod
     def of(cls, frame: pd.DataFrame) -> HeldOut:
         """From the columns of ``scores.parquet``."""
-        return cls(**{name: frame[name].to_numpy(object if name in LABELS else float) for name in PM_COLUMNS})
+        columns: dict[str, Any] = {n: labels(frame[n]) if n in LABELS else frame[n].to_numpy(float) for n in PM_COLUMNS}
+        return cls(**columns)
 
     @cached_property
     def difference(self) -> Floats:

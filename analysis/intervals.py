@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Uncertainty:
     method: str
     covariance: Floats  # (p, p), nan where unknown
     failed: float = 0.0  # share of bootstrap draws that did not converge
+    within_sd: float | None = None  # of points about the law of their own run
 
 
 def unknown(p: int, method: str = "none") -> Uncertainty:
@@ -229,13 +230,14 @@ def _inflate(best: Optimum, cluster: Codes) -> Floats:
 
 
 def cases(best: Optimum, cluster: Codes, draws: int, seed: int) -> Uncertainty:
-    """Cases (whole clusters) redrawn with replacement; percentile intervals. For robust losses."""
+    """Cases (whole clusters) redrawn with replacement; percentile intervals."""
     groups = int(cluster.max()) + 1
     if groups < 2:
         return unknown(len(best.u))
     counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
     start = np.repeat(best.u[None], draws, axis=0)
-    found = levenberg(best.problem, start, weights=best.problem.w * counts[:, cluster])
+    limit = 200 if best.problem.delta is None else 2000  # an absolute error converges slowly, one kink at a time
+    found = levenberg(best.problem, start, weights=best.problem.w * counts[:, cluster], max_iterations=limit)
     return _percentiles(best, found, groups - 1, "cases-bootstrap")
 
 
@@ -279,5 +281,6 @@ def per_run(best: Optimum, cluster: Codes) -> tuple[Floats, Uncertainty] | None:
     if not found.converged.all():
         return None
     covariance = np.atleast_2d(np.cov(found.u, rowvar=False)) / groups
-    u = found.u.mean(axis=0)
-    return u, from_covariance(u, covariance, groups - 1, "per-run-t")
+    u, df = found.u.mean(axis=0), len(cluster) - groups * p
+    within = math.sqrt(2 * float(found.cost.sum()) / df) if df > 0 else 0.0  # a run's cost is half its squares
+    return u, replace(from_covariance(u, covariance, groups - 1, "per-run-t"), within_sd=within)

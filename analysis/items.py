@@ -11,11 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.answers import confidences
+from analysis.frames import labels
+
 Floats = NDArray[np.float64]
 Objects = NDArray[np.object_]
 TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
 TASK_KEYS = ["task", "format", "k_shot", "metric"]
-UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity")
+PROMPTS_DIFFER = "(a chat template or other examples on one side?); --allow-different-prompts compares them"
+UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity", "bias")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class TaskItems:
     weight: Floats
     chance: Floats  # nan where unknown
     higher_is_better: bool
+    confidence: Floats | None = None  # (n,) probability of the chosen answer among the choices; nan where unknown
+    prompt: Objects | None = None  # (n,) the prompt's hash
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Pair:
     before: Floats
     after: Floats
     higher_is_better: bool
+    weight_after: Floats | None = None  # where an item's weight depends on its answer
+    confidence: tuple[Floats, Floats] | None = None  # before and after, where all items have one
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class Stack:
     before: Floats
     after: Floats
     higher_is_better: bool
+    confidence: tuple[Floats, Floats] | None = None  # before and after, where all runs have them
 
     @cached_property
     def loss(self) -> Floats:
@@ -70,8 +79,10 @@ class Stack:
 
 def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
     """An item table (columns of ``items.parquet``) by task key."""
-    arrays = {name: frame[name].to_numpy() for name in ("doc_hash", "cluster", "higher_is_better")}
+    cluster, better = labels(frame["cluster"]), frame["higher_is_better"].to_numpy()
     numbers = {name: frame[name].to_numpy(float) for name in ("score", "weight", "chance")}
+    confidence = confidences(frame.loglikelihoods) if "loglikelihoods" in frame.columns else None
+    prompts = frame.prompt_hash.astype(str).to_numpy(object)
     documents = _numbered(frame)
     order = np.argsort(documents, kind="stable")
     found = {}
@@ -80,15 +91,16 @@ def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
         at = order[rows]
         task = (str(key[0]), str(key[1]), int(key[2]), str(key[3]))
         found[task] = TaskItems(
-            task, documents[at], arrays["cluster"][at], numbers["score"][at], numbers["weight"][at],
-            numbers["chance"][at], bool(arrays["higher_is_better"][at[0]]),
+            task, documents[at], cluster[at], numbers["score"][at], numbers["weight"][at],
+            numbers["chance"][at], bool(better[at[0]]),
+            None if confidence is None else confidence[at], prompts[at],
         )  # fmt: skip
     return found
 
 
 def _numbered(frame: pd.DataFrame) -> Objects:
     """Document hashes, with ``#k`` appended to the k-th repetition of a document within its task."""
-    documents = frame.doc_hash.astype(str).to_numpy(object)
+    documents = labels(frame.doc_hash.astype(str))
     if frame.duplicated([*TASK_KEYS, "doc_hash"]).any():
         repeat = frame.groupby([*TASK_KEYS, "doc_hash"]).cumcount().to_numpy()
         documents = np.array([f"{d}#{k}" if k else d for d, k in zip(documents, repeat, strict=True)], dtype=object)
@@ -96,11 +108,16 @@ def _numbered(frame: pd.DataFrame) -> Objects:
 
 
 def pair_items(
-    before: Mapping[TaskKey, TaskItems], after: Mapping[TaskKey, TaskItems], run: str, where: str
+    before: Mapping[TaskKey, TaskItems],
+    after: Mapping[TaskKey, TaskItems],
+    run: str,
+    where: str,
+    allow_prompts: bool = False,
 ) -> tuple[dict[TaskKey, Pair], list[str]]:
     """The tasks both sides have, paired by document, and why others were refused.
 
-    A task whose documents differ between the two is refused as a whole; one that only one side has is named too.
+    A task whose documents differ between the two is refused as a whole, and so is one whose prompts differ (a chat
+    template or other examples on one side), unless ``allow_prompts``; one that only one side has is named too.
     """
     pairs, refused = {}, []
     for key in sorted({*before, *after}):
@@ -112,10 +129,30 @@ def pair_items(
         if len(one.document) != len(two.document) or (one.document != two.document).any():
             refused.append(f"{name}: {_difference(one, two)}")
             continue
+        differ = n_other_prompts(one, two)
+        if differ and not allow_prompts:
+            refused.append(f"{name}: prompts differ on {differ} of {len(one.document)} items {PROMPTS_DIFFER}")
+            continue
         pairs[key] = Pair(
-            run, key, one.cluster, one.weight, one.chance, one.score, two.score, one.higher_is_better
+            run, key, one.cluster, one.weight, one.chance, one.score, two.score, one.higher_is_better, two.weight,
+            _confidences(one, two),
         )  # fmt: skip
     return pairs, refused
+
+
+def n_other_prompts(one: TaskItems, two: TaskItems) -> int:
+    """Of items that are the same, those whose prompts are not; 0 where a side does not say."""
+    if one.prompt is None or two.prompt is None:
+        return 0
+    return int((one.prompt != two.prompt).sum())
+
+
+def _confidences(one: TaskItems, two: TaskItems) -> tuple[Floats, Floats] | None:
+    """Those of both sides where every item has one and is right or wrong; else None."""
+    if one.confidence is None or two.confidence is None or not one.key[3].startswith("acc"):
+        return None
+    known = np.isfinite(one.confidence).all() and np.isfinite(two.confidence).all()
+    return (one.confidence, two.confidence) if known else None
 
 
 def _difference(one: TaskItems, two: TaskItems) -> str:
@@ -131,7 +168,12 @@ def stack(pairs: Sequence[Pair]) -> Stack:
         for name in ("cluster", "weight", "chance", "before", "after")
     }
     run = np.repeat(np.array([pair.run for pair in pairs], dtype=object), [len(pair.before) for pair in pairs])
-    return Stack(key=pairs[0].key, run=run, higher_is_better=pairs[0].higher_is_better, **columns)
+    known = [pair.confidence for pair in pairs if pair.confidence is not None]
+    both = (np.concatenate([b for b, _ in known]), np.concatenate([a for _, a in known])) if known else None
+    return Stack(
+        key=pairs[0].key, run=run, higher_is_better=pairs[0].higher_is_better,
+        confidence=both if len(known) == len(pairs) else None, **columns,
+    )  # fmt: skip
 
 
 def is_bounded(metric: str, *scores: Floats) -> bool:

@@ -39,12 +39,17 @@ class Law:
     lower: tuple[float, ...]  # on raw parameters
     upper: tuple[float, ...]
     log_scale: frozenset[str] = frozenset()  # fitted as ln |value|
-    linear: bool = False  # linear in all parameters: exact
+    projected: tuple[str, ...] = ()  # parameters it is linear in (on the raw scale): solved for, not searched
     each_run: bool = False  # few enough parameters that every run can be fitted by itself
     levels: tuple[int, ...] = (1,)  # fewest distinct values each x column must have
     x_above: float | None = None  # x must be larger than this (0 where logs are taken)
     y_range: tuple[float, float] = (-INF, INF)
     n_x: int = 1
+
+    @property
+    def linear(self) -> bool:
+        """Whether the law is linear in all parameters: least squares are then exact."""
+        return set(self.projected) == set(self.params)
 
     @property
     def logs(self) -> NDArray[np.bool_]:
@@ -224,19 +229,20 @@ def _make(name: str, n_x: int) -> Law:
         params, lower, upper = _powers(n_x, "E", (-INF, INF))
         formula = "E + A*x^-a" if n_x == 1 else "E + A*N^-a + B*D^-b"
         begin = _power_starts(np.ones_like, -INF, INF, positive=False)
-        return Law(name, formula, params, _additive, begin, lower, upper, logs, levels=levels, x_above=0.0, n_x=n_x)
+        return Law(name, formula, params, _additive, begin, lower, upper, logs, params[:1] + params[1::2],
+                   levels=levels, x_above=0.0, n_x=n_x)  # fmt: skip
     if name == "pm-loss":
         params, lower, upper = _powers(n_x, "E", (0.0, LN2))
         g = "A*x^-a" if n_x == 1 else "A*N^-a + B*D^-b"
         begin = _power_starts(lambda y: LN2 - y, 0.0, LN2 - 1e-4, positive=True)
         return Law(name, f"(E + ln(2)*g)/(1 + g), g = {g}", params, _bounded(LN2), begin, lower, upper, logs,
-                   levels=levels, x_above=0.0, y_range=(0.0, INF), n_x=n_x)  # fmt: skip
+                   params[:1], levels=levels, x_above=0.0, y_range=(0.0, INF), n_x=n_x)  # fmt: skip
     if name == "pm-accuracy":
         params, lower, upper = _powers(n_x, "p_inf", (0.5, 1.0))
         g = "A*x^-a" if n_x == 1 else "A*N^-a + B*D^-b"
         begin = _power_starts(lambda y: 0.5 - y, 0.5 + 1e-4, 1.0, positive=True)
         return Law(name, f"1/2 + (p_inf - 1/2)/(1 + g), g = {g}", params, _bounded(0.5), begin, lower, upper, logs,
-                   levels=levels, x_above=0.0, y_range=(0.0, 1.0), n_x=n_x)  # fmt: skip
+                   params[:1], levels=levels, x_above=0.0, y_range=(0.0, 1.0), n_x=n_x)  # fmt: skip
     if name == "log-linear":
         params = ("c0", "c1", "c2")[: n_x + 1]
         formula = "c0 + c1*ln(x)" if n_x == 1 else "c0 + c1*ln(N) + c2*ln(D)"
@@ -250,14 +256,14 @@ def _linear_law(
 ) -> Law:  # fmt: skip
     free = (INF,) * len(params)
     return Law(name, formula, params, _linear(columns), _linear_starts(columns), tuple(-v for v in free), free,
-               linear=True, each_run=True, levels=levels, x_above=x_above, n_x=n_x)  # fmt: skip
+               projected=params, each_run=True, levels=levels, x_above=x_above, n_x=n_x)  # fmt: skip
 
 
 FIXED: Mapping[str, Law] = {
     "broken": Law(
         "broken", "E + A*x^-a*(1 + (x/x1)^(1/f1))^(-delta1*f1)", ("E", "A", "a", "delta1", "x1", "f1"),
         _broken, _broken_starts, (-INF, -INF, -10.0, -10.0, 0.0, 0.01), (INF, INF, 10.0, 10.0, INF, 10.0),
-        frozenset({"A", "x1", "f1"}), levels=(6,), x_above=0.0,
+        frozenset({"A", "x1", "f1"}), ("E", "A"), levels=(6,), x_above=0.0,
     ),
     "sqrt-kl-linear": _linear_law("sqrt-kl-linear", "c*d", ("c",), lambda x: x[:, :1], (1,), None),
     "bon": _linear_law("bon", "d*(alpha - beta*d)", ("alpha", "beta"), _design_bon, (2,), None),
@@ -265,7 +271,7 @@ FIXED: Mapping[str, Law] = {
     # the frontier's exponent: KL^(k/2); k = 1 is linear in the square root
     "sqrt-kl-power": Law(
         "sqrt-kl-power", "A*d^k", ("A", "k"), _sqrt_kl_power, _sqrt_kl_power_starts, (-INF, 0.01), (INF, 20.0),
-        frozenset({"A"}), each_run=True, levels=(2,),
+        frozenset({"A"}), ("A",), each_run=True, levels=(2,),
     ),
 }  # fmt: skip
 COLUMNS: Mapping[str, tuple[int, ...]] = {

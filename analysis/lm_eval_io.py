@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import ITEM_COLUMNS, AnalysisError
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, AnalysisError
 
 METRICS = ("acc", "exact_match", "em", "bits_per_byte", "byte_perplexity", "word_perplexity", "acc_norm", "mc2", "f1",
            "pass@1", "pass_at_1", "bleu", "rouge1")  # fmt: skip
@@ -54,6 +54,7 @@ class LmEvalRun:
     n_params: int | None
     items: pd.DataFrame  # columns ITEM_COLUMNS
     notes: tuple[str, ...]
+    filters: dict[str, str]  # by task (before groups were made): the filter whose rows count
 
 
 def read_lm_eval(path: Path) -> LmEvalRun:
@@ -74,16 +75,20 @@ def read_lm_eval(path: Path) -> LmEvalRun:
         raise AnalysisError(f"{path}: results of {len(names)} models ({', '.join(names)}); give one model's directory")
     notes: list[str] = []
     merged = _merge([report for _, report in reports])
-    frames = [_read_task(task, file, merged, notes) for task, file in sorted(_newest(path, notes).items())]
-    wanted = {task for _, report in reports for task in report.get("configs", {})}
+    filters: dict[str, str] = {}
+    frames = [
+        _read_task(task, file, merged, notes, filters) for task, file in sorted(_newest(path, merged, notes).items())
+    ]
+    wanted = set(merged["configs"])
     for task in sorted(wanted - {f.task.iloc[0] for f in frames if len(f)}):
         notes.append(f"{path}: no sample file of task {task}; run lm-eval with --log_samples")
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise AnalysisError(f"{path}: no samples_*.jsonl with usable rows; run lm-eval with --log_samples")
     items = _grouped(pd.concat(frames, ignore_index=True), merged, notes)
-    n_params = merged.get("config", {}).get("model_num_parameters")
-    return LmEvalRun(path, names[0], int(n_params) if n_params else None, items, tuple(notes))
+    counted = merged["config"].get("model_num_parameters")  # lm-eval writes -1 where it could not count
+    n_params = int(counted) if isinstance(counted, (int, float)) and counted > 0 else None
+    return LmEvalRun(path, names[0], n_params, items, tuple(notes), filters)
 
 
 def _read_report(file: Path) -> dict[str, Any]:
@@ -97,23 +102,27 @@ def _read_report(file: Path) -> dict[str, Any]:
 
 
 def _model_name(report: Mapping[str, Any]) -> str:
-    config = report.get("config") or {}
+    config = _mapping(report, "config")
     arguments = config.get("model_args") or {}
     given = arguments.get("pretrained") if isinstance(arguments, dict) else None
     return str(report.get("model_name") or given or arguments or config.get("model") or "unnamed")
 
 
-def _merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mapping(report: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A part of a report that should be a mapping; empty where a file has something else there."""
+    found = report.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Later files win, task by task."""
-    merged: dict[str, Any] = {}
-    for report in reports:
-        for key in ("configs", "n-shot", "higher_is_better", "group_subtasks", "config"):
-            merged[key] = {**merged.get(key, {}), **(report.get(key) or {})}
-    return merged
+    keys = ("configs", "n-shot", "higher_is_better", "group_subtasks", "config")
+    return {key: {k: v for report in reports for k, v in _mapping(report, key).items()} for key in keys}
 
 
-def _newest(path: Path, notes: list[str]) -> dict[str, Path]:
-    """The newest sample file of every task."""
+def _newest(path: Path, report: Mapping[str, Any], notes: list[str]) -> dict[str, Path]:
+    """The newest sample file of every task, by the task's own name: in a file's it has an underscore for every sign."""
+    own = {re.sub(r"\W", "_", task): task for task in report["configs"]}
     found: dict[str, list[tuple[str, Path]]] = {}
     for file in sorted(path.rglob("samples_*.jsonl")):
         if match := SAMPLES_NAME.match(file.name):
@@ -123,35 +132,42 @@ def _newest(path: Path, notes: list[str]) -> dict[str, Path]:
     for task, files in found.items():
         if len(files) > 1:
             notes.append(f"{path}: task {task} has {len(files)} sample files; the newest counts ({max(files)[1].name})")
-    return {task: max(files)[1] for task, files in found.items()}
+    return {own.get(task, task): max(files)[1] for task, files in found.items()}
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     rows = []
-    with open(file, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise AnalysisError(f"{file}:{number}: not JSON ({error})") from error
-            if not isinstance(row, dict) or "doc_id" not in row:
-                raise AnalysisError(f"{file}:{number}: no 'doc_id'; not an lm-eval sample")
-            rows.append(row)
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: a row may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnalysisError(f"{file}: not readable as text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise AnalysisError(f"{file}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or "doc_id" not in row:
+            raise AnalysisError(f"{file}:{number}: no 'doc_id'; not an lm-eval sample")
+        rows.append(row)
     return rows
 
 
-def _read_task(task: str, file: Path, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:
+def _read_task(
+    task: str, file: Path, report: Mapping[str, Any], notes: list[str], filters: dict[str, str]
+) -> pd.DataFrame:
     rows = _one_filter(task, _read_rows(file), notes)
+    if rows:
+        filters[task] = str(rows[0].get("filter", "none"))
     metric = _choose_metric(rows)
     if not rows or metric is None:
         notes.append(f"{file}: {'no rows' if not rows else 'no metric that is a number per item'}")
         return pd.DataFrame(columns=list(ITEM_COLUMNS))
-    config = report.get("configs", {}).get(task, {})
+    config = _mapping(report["configs"], task)
     form = _format(config.get("output_type"), rows, metric)
-    better = report.get("higher_is_better", {}).get(task, {}).get(metric)
-    k_shot = int(report.get("n-shot", {}).get(task) or config.get("num_fewshot") or 0)
+    better = _mapping(report["higher_is_better"], task).get(metric)
+    k_shot = int(report["n-shot"].get(task) or config.get("num_fewshot") or 0)
     higher = metric not in LOWER_IS_BETTER if better is None else bool(better)
     labels = {
         "task": task,
@@ -160,10 +176,10 @@ def _read_task(task: str, file: Path, report: Mapping[str, Any], notes: list[str
         "metric": AS_BITS.get(metric, metric),
         "higher_is_better": higher,
     }
-    items = [labels | item for row in rows if (item := _item(row, metric, form)) is not None]
+    items = [labels | item for row in rows if (item := _item(task, row, metric, form)) is not None]
     if len(items) < len(rows):
         notes.append(f"{file}: {len(rows) - len(items)} of {len(rows)} items have no finite {metric}")
-    frame = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
+    frame = pd.DataFrame(items, columns=[*ITEM_COLUMNS, *ITEM_DETAILS])
     if metric in AS_BITS and len(frame):
         frame["weight"] = frame.weight / frame.weight.mean()
     return frame
@@ -197,7 +213,7 @@ def _value(value: Any, metric: str) -> tuple[float, float] | None:
     return None
 
 
-def _item(row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | None:
+def _item(task: str, row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | None:
     found = _value(row.get(metric), metric)
     if found is None:
         return None
@@ -205,16 +221,39 @@ def _item(row: Mapping[str, Any], metric: str, form: str) -> dict[str, Any] | No
     if "acc_mutual_info" in row:  # every choice was asked for twice, with and without its question
         n_choices //= 2
     choices = form in ("cloze", "choice") and n_choices > 1 and metric in ("acc", "acc_norm", "exact_match")
-    chance = None if form == "loss" else 1 / n_choices if choices else 0.0
+    written = row.get("doc")
+    doc: dict[str, Any] = written if isinstance(written, dict) else {}
+    chance = _stated_chance(doc, n_choices)
+    if chance is None:
+        chance = None if form == "loss" else 1 / n_choices if choices else 0.0
     return {
         "chance": math.nan if chance is None else chance,
         "doc_id": row["doc_id"],
         "doc_hash": str(row.get("doc_hash") or f"{row['doc_id']}-{row.get('target_hash')}"),
         "prompt_hash": str(row.get("prompt_hash")),
-        "cluster": str(row["doc_id"]),
+        # the first item of one task has nothing to do with that of another
+        "cluster": f"{task}/{doc['cluster'] if isinstance(doc.get('cluster'), str) else row['doc_id']}",
         "score": found[0],
         "weight": found[1],
+        "loglikelihoods": _loglikelihoods(row, n_choices) if choices else [],
     }
+
+
+def _stated_chance(doc: Mapping[str, Any], n_choices: int) -> float | None:
+    """What the document itself says: as our tasks write it, or the share of true answers in TruthfulQA's MC2."""
+    if isinstance(doc.get("chance"), (int, float)):
+        return float(doc["chance"])
+    labels = (doc.get("mc2_targets") or {}).get("labels") or []
+    return sum(labels) / len(labels) if labels and len(labels) == n_choices else None
+
+
+def _loglikelihoods(row: Mapping[str, Any], n_choices: int) -> list[float]:
+    """Of each choice; none where the row does not hold a number for each (lm-eval writes them as text)."""
+    try:
+        values = [float(response[0]) for response in (row.get("filtered_resps") or ())[:n_choices]]
+    except (TypeError, ValueError, IndexError):
+        return []
+    return values if len(values) == n_choices and all(map(math.isfinite, values)) else []
 
 
 def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
@@ -229,12 +268,14 @@ def _continuations(row: Mapping[str, Any]) -> Iterable[str]:
 def _format(output_type: str | None, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     if output_type == "loglikelihood_rolling" or metric in LOWER_IS_BETTER:
         return "loss"
-    if output_type == "generate_until":
+    if output_type in ("generate_until", "loglikelihood"):  # a text of its own, or one continuation: no choices
         return "generate"
     texts = list(_continuations(rows[0]))
     if not texts and output_type is None:
         return "generate"
-    return "choice" if texts and all(LETTER.match(text) for text in texts) else "cloze"
+    alone = all(LETTER.match(text) for text in texts)
+    with_text = all(text.startswith(f"({chr(ord('A') + i)})") for i, text in enumerate(texts))
+    return "choice" if texts and (alone or with_text) else "cloze"
 
 
 def _grouped(items: pd.DataFrame, report: Mapping[str, Any], notes: list[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.crossed import Measured
+from analysis.crossed import Measured, mean_term, size_slope
 from analysis.estimates import Cell, Estimate, crossed_means
 from analysis.frames import SHARED_BASE, Study, join_notes
 from analysis.frontier import Curve, spread
@@ -38,7 +38,7 @@ def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOu
         "gold_fall": lambda curve: _negative(to_end(curve, "gold")),
         "gold_change": lambda curve: _sum(from_start(curve, "gold"), to_end(curve, "gold")),
         "train_after_peak": lambda curve: to_end(curve, "score_train"),
-        "kl_after_peak": lambda curve: to_end(curve, "kl_k1"),
+        "kl_after_peak": lambda curve: to_end(curve, f"kl_{curve.estimator}"),
         "parting": lambda curve: parting(study, curve, scores),
     }
     found = {name: _by_size(sizes, measure) for name, measure in measures.items()}
@@ -179,6 +179,35 @@ def parting(study: Study, curve: Curve, scores: dict[str, HeldOut]) -> Floats | 
     if train is None or test is None or min(spreads) <= 0:
         return None
     return np.asarray(train[-1] / spreads[0] - test[-1] / spreads[1])
+
+
+def parting_slope(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> Estimate | None:
+    """The change per ln(parameters) of the parting where all runs are equally far, at the farthest sqrt(KL) that every
+    run reached; None with too few sizes or base models. Sizes end at different distances, and scores part with it."""
+    runs = [c for c in curves if usable(c)]
+    reached = min((float(c.sqrt_kl().max()) for c in runs), default=0.0)
+    sizes: dict[int, list[tuple[Curve, Floats]]] = {}
+    for curve in runs:
+        values = parting(study, cut_at(curve, reached), scores) if reached > 0 else None
+        if values is not None:
+            sizes.setdefault(curve.model.n_params, []).append((curve, values))
+    terms = []
+    for members in sizes.values():
+        values = np.concatenate([v for _, v in members])
+        prompts = np.concatenate([c.conversation for c, _ in members])
+        chains = np.array([study.chain(c.record) for c, _ in members], dtype=object)
+        terms.append(mean_term(values, prompts, np.repeat(chains, [len(v) for _, v in members])))
+    return size_slope(list(sizes), terms)
+
+
+def cut_at(curve: Curve, place: float) -> Curve:
+    """The curve up to where its sqrt(KL) first was ``place``, its scores there read linearly between evaluations."""
+    roots = curve.sqrt_kl()
+    after = max(int(np.argmax(roots >= place)), 1)
+    share = (place - roots[after - 1]) / (roots[after] - roots[after - 1]) if roots[after] > roots[after - 1] else 1.0
+    there = {k: (1 - share) * v[after - 1] + share * v[after] for k, v in curve.values.items()}
+    values = {k: np.vstack([v[:after], there[k][None]]) for k, v in curve.values.items()}
+    return replace(curve, values=values)
 
 
 def pooled_parting(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> Estimate | None:

@@ -86,8 +86,16 @@ def point_sets(points: pd.DataFrame, y: str = "accuracy") -> list[PointSet]:
 
 
 def _fit(one: PointSet) -> FitResult:
-    cluster = one.points[one.cluster]
-    return fit("log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name=one.y)
+    cluster, draws = one.points[one.cluster], draws_for(len(one.points))
+    return fit(
+        "log-linear", one.columns, one.points.y, cluster=cluster, group=one.group, x_names=one.x, y_name=one.y,
+        draws=draws, repeats=True,  # both halves' PMs of a base
+    )  # fmt: skip
+
+
+def draws_for(n_points: int, most: int = 2000) -> int:
+    """Bootstrap draws: 2,000, and fewer (at least 500) where so many of thousands of points would not fit in memory."""
+    return min(most, max(1_000_000 // max(n_points, 1), 500))
 
 
 def between_bases(result: FitResult, one: PointSet) -> FitResult:

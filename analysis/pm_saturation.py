@@ -12,7 +12,7 @@ from analysis.fit_result import FitResult, Note
 from analysis.fits import fit
 from analysis.frames import SHARED_BASE
 from analysis.held_out import Floats, HeldOut
-from analysis.pm_fits import VALUES, PointSet, pm_points, point_sets
+from analysis.pm_fits import VALUES, PointSet, draws_for, pm_points, point_sets
 from analysis.pools import PM
 
 LAWS = {"accuracy": "pm-accuracy", "log_loss": "pm-loss"}
@@ -47,15 +47,15 @@ def enough(one: PointSet) -> bool:
 
 
 def item_noise(scores: Sequence[HeldOut], y: str) -> Floats:
-    """(DRAWS, points) what redrawing the held-out conversations, the same for all, adds to each point's mean."""
+    """(draws, points) what redrawing the held-out conversations, the same for all, adds to each point's mean."""
     values = [getattr(part, VALUES[y]) for part in scores]
     cluster = codes(np.concatenate([part.conversation for part in scores]))
     groups, ends = int(cluster.max()) + 1, np.cumsum([len(v) for v in values])
     parts = list(zip(values, np.split(cluster, ends[:-1]), strict=True))
     sums = np.stack([np.bincount(group, of, minlength=groups) for of, group in parts], axis=1)
     sizes = np.stack([np.bincount(group, minlength=groups) for _, group in parts], axis=1)
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(float)
+    rng, draws = np.random.default_rng(0), draws_for(len(scores), DRAWS)
+    counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
     return np.asarray(counts @ sums / np.maximum(counts @ sizes, 1.0) - sums.sum(axis=0) / sizes.sum(axis=0))
 
 
@@ -69,7 +69,7 @@ def _fit(law: str, one: PointSet, noise: Floats) -> FitResult:
     cluster = one.points[one.cluster] if clustered else None
     result = fit(
         law, one.columns, one.points.y, cluster=cluster, ci="bootstrap", group=one.group, x_names=one.x, y_name=one.y,
-        noise=noise, df=df,
+        noise=noise, df=df, repeats=True,  # both halves' PMs of a base
     )  # fmt: skip
     line = fit("log-linear", one.columns, one.points.y, cluster=cluster, ci="wald")
     return against_line(replace(result, notes=(*result.notes, *_notes(one, clustered, df))), line)

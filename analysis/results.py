@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import pandas as pd
 
 import hh_scaling
-from analysis import claims, frames, frontier, pm, tax_sizes
+from analysis import claims, distillation, frames, frontier, pm, reward_paths, tax_sizes
+from analysis.behaviours import behaviour_tables
 from analysis.frontier_fits import frontier_fits, run_exponents
+from analysis.frontier_laws import law_rows
+from analysis.frontier_slopes import bound_rows, slope_rows
 from analysis.held_out import pm_scores
-from analysis.overoptimisation import overoptimisation, pooled_parting
+from analysis.overoptimisation import overoptimisation, parting_slope, pooled_parting
+from analysis.peaks import peak_rows
 from analysis.pm_agreement import pm_agreement
 from analysis.pm_calibration import pm_calibration
 from analysis.pm_claims import pm_evidence
@@ -26,18 +31,22 @@ from analysis.pm_probes import pm_margins, pm_probe_slopes, pm_probes, probed
 from analysis.pm_saturation import saturation_fits
 from analysis.pm_turns import pm_turns
 from analysis.pools import PM, preference_models
+from analysis.precision import precision_rows
+from analysis.prediction import pm_series, prediction_rows, slope_series, tax_series
 from analysis.rate_check import rate_check
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
-from hh_scaling.records import atomic_write, write_json
+from hh_scaling.records import atomic_write
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
-    "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check", "frontier",
-    "scored_by", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "models", "stages", "claims",
-    "excluded",
+    "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check",
+    "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
+    "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "bias", "precision", "pooled",
+    "crossover", "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "fits",
+    "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -61,7 +70,7 @@ def analyze(
     for name in TABLES:
         table = pd.DataFrame([flatten(row) for row in table_rows(results, name)])
         atomic_write(target / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_json(target / "results.json", results)
+    atomic_write(target / "results.json", to_json(results))
     return results
 
 
@@ -72,10 +81,12 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     all_curves = frontier.load_curves(study)
     curves = [curve for curve in all_curves if study.is_main(curve.record)]
     items = tax_sizes.benchmark_items(study)
-    tax = tax_sizes.tax_tables(study, items, margin, bits_margin)
+    tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, curves, items))
     data = study.of_kind("data")
-    fits = pm_fits(pms) + saturation_fits(pms) + frontier_fits(curves)
+    along = frontier_fits(curves)
+    fits = pm_fits(pms) + saturation_fits(pms) + along
     over = overoptimisation(study, curves, scores)
+    laws, slopes = law_rows(curves), slope_rows(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     judged = claims.judge_all(
         claims.Evidence(
@@ -88,6 +99,9 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             study.planned_sizes("pm"),
             study.planned_sizes("ppo"),
             pm_evidence(pms),
+            laws,
+            slopes,
+            parting_slope(study, curves, scores),
         )
     )
     return {
@@ -105,18 +119,41 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "stages": frames.stage_rows(study),
         **pm_tables(study, pms),
         "rate_check": rate_check(study, pms, all_curves, scores),
+        "distillation": distillation.distillation_rows(study),
+        "distillation_curve": distillation.distillation_curve(study),
         "frontier": frontier.frontier_rows(study, curves),
         "scored_by": scored_by(study, curves, scores),
         "overoptimisation": over,
+        "frontier_laws": laws,
+        "frontier_slopes": slopes,
+        "frontier_peaks": peak_rows(along, curves),
+        "reward_bound": bound_rows(study, curves),
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
+        "bias": tax.bias,
+        "precision": precision_rows(study, tax.tax),
         "pooled": tax.pooled,
         "crossover": tax.crossover,
+        "tax_per_reward": tax.per_reward,
+        "at_equal_reward": tax.equal_reward,
+        "predictions": prediction_rows([*pm_series(pms), *slope_series(slopes), *tax_series(tax.pooled)]),
+        **behaviour_tables(study),
         "fits": plain_fits,
         "claims": judged,
         "samples": frames.samples(study),
         "excluded": sorted(study.excluded, key=lambda row: (str(row["kind"]), row["what"], row["reason"])),
     }
+
+
+def tax_paths(
+    study: frames.Study, curves: list[frontier.Curve], items: dict[str, tax_sizes.Items]
+) -> list[reward_paths.Path]:
+    """The policies' paths through benchmarks and gold scores; none where these are on several scales, which is said."""
+    paths = reward_paths.load_paths(study, curves, items, tax_sizes.recipes(study))
+    if reward_paths.one_scale(paths, curves):
+        return paths + reward_paths.interpolated_paths(study, paths, curves, items)
+    study.exclude("tax at equal gold reward", "policies are judged by several gold models, whose scales differ")
+    return []
 
 
 def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, Any]]]:
@@ -150,6 +187,19 @@ def clean(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """Results as JSON text, a line for every row of a table: with many thousands, indented they take minutes."""
+    parts = []
+    for key, value in results.items():
+        if isinstance(value, list) and value:
+            rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in value)
+            text = f"[\n{rows}\n ]"
+        else:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def table_rows(results: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:

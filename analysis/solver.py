@@ -54,6 +54,7 @@ class Problem:
     lower: Floats  # (p,) on fit coordinates
     upper: Floats
     delta: float | None = None  # Huber's, in residual units; None: least squares
+    over: float = 1.0  # how many times a point counts that is predicted too high
 
     def model(self, u: Floats) -> tuple[Floats, Floats]:
         """(B, n) fitted values in ``space`` and their (B, n, p) derivatives by u."""
@@ -61,19 +62,21 @@ class Problem:
         return transform(value, self.space), grad * slope_of(value, self.space)[..., None]
 
     def cost(self, residual: Floats) -> Floats:
-        """(B,) the objective: half the sum of squares, or of Huber's function."""
+        """(B,) the objective: half the sum of squares, or the sum of Huber's function."""
         size = np.minimum(np.abs(residual), 1e100)  # a wild candidate costs much, not infinity
         if self.delta is None:
             return np.asarray(0.5 * (size**2).sum(axis=-1))
-        return np.asarray(
-            np.where(size <= self.delta, 0.5 * size**2, self.delta * (size - self.delta / 2)).sum(axis=-1)
-        )
+        huber = np.where(size <= self.delta, 0.5 * size**2, self.delta * (size - self.delta / 2))
+        return np.asarray((huber * self._sides(residual)).sum(axis=-1))
 
     def tempered(self, residual: Floats) -> Floats:
         """Weights that make Huber's gradient a weighted least-squares gradient."""
-        return (
-            np.minimum(1.0, self.delta / np.maximum(np.abs(residual), TINY)) if self.delta else np.ones_like(residual)
-        )
+        if self.delta is None:
+            return np.ones_like(residual)
+        return np.minimum(1.0, self.delta / np.maximum(np.abs(residual), TINY)) * self._sides(residual)
+
+    def _sides(self, residual: Floats) -> Floats | float:
+        return 1.0 if self.over == 1.0 else np.where(residual > 0, self.over, 1.0)
 
 
 @dataclass(frozen=True)

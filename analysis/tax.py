@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
+from analysis.answers import answer_calibration
+from analysis.crossed import Term, mean_term
 from analysis.estimates import (
     Cell,
     Estimate,
@@ -29,6 +32,8 @@ from analysis.estimates import (
     t_quantile,
 )
 from analysis.items import TASK_KEYS, Floats, Objects, Pair, Stack, normaliser, stack
+from analysis.paired_tests import benjamini_hochberg, mcnemar
+from analysis.ratios import ratios
 
 MARGIN = 1.0  # chance-normalised percentage points
 BITS_MARGIN = 0.01  # bits per byte
@@ -50,14 +55,38 @@ def task_rows(
     raw = crossed_means([_cell(one, one.loss) for one in stacks])
     decided = crossed_means([_cell(one, one.loss * normaliser(one.chance, bounded)) for one in stacks])
     unit_margin = margin / 100 if bounded else bits_margin if metric.startswith("bits_") else None
-    return [
+    shares = ratios(stacks, lambda one: _term(one, one.loss), lambda one: _term(one, _excess(one)))
+    rows = [
         _task_row(one, bounded, unit_margin, raw_one, decided_one[0])
         for one, raw_one, decided_one in zip(stacks, raw, decided, strict=True)
+    ]
+    for row, one, share in zip(rows, stacks, shares, strict=True):
+        told = share is not None and row["enters_means"] and not unchanged(one)
+        row["lost_share"] = share.to_dict() if told and share is not None else None
+    return rows
+
+
+def normalised_taxes(sizes: Sequence[Sequence[Pair]]) -> list[Estimate]:
+    """The chance-normalised tax on one task at several sizes, with the rule of three where no item changed."""
+    stacks = [stack(pairs) for pairs in sizes]
+    found = crossed_means([_cell(one, one.loss * normaliser(one.chance, bounded=True)) for one in stacks])
+    return [
+        floored(estimate, rule_of_three(one, True)) if unchanged(one) else estimate
+        for one, (estimate, _) in zip(stacks, found, strict=True)
     ]
 
 
 def _cell(of: Stack, values: Floats) -> Cell:
     return Cell(values, of.cluster, of.run, of.weight)
+
+
+def _term(of: Stack, values: Floats) -> Term | None:
+    return mean_term(values, of.cluster, of.run, of.weight, n=int(pd.Series(of.run).value_counts().max()))
+
+
+def _excess(of: Stack) -> Floats:
+    """(n,) the score before RLHF above chance."""
+    return np.asarray(of.before - np.nan_to_num(of.chance))
 
 
 def _task_row(
@@ -70,7 +99,7 @@ def _task_row(
         note = "every paired difference is equal: the interval is the rule of three over items"
         raw, decided = floored(raw, rule_of_three(of, False)), floored(decided, rule_of_three(of, bounded))
     decided = replace(decided, n=n_items)
-    columns = (of.before, of.after, of.before - np.nan_to_num(of.chance))
+    columns = (of.before, of.after, _excess(of))
     scores = (crossed_estimate(influence_of(_cell(of, column)))[0] for column in columns)
     before, after, excess = (replace(score, n=n_items) for score in scores)
     low90, high90 = decided.interval(0.90)
@@ -81,10 +110,41 @@ def _task_row(
         "before_score": before.to_dict(), "after_score": after.to_dict(),
         "chance": None if np.isnan(of.chance).all() else float(np.nanmean(of.chance)),
         "n_items": n_items, "n_clusters": len(set(of.cluster)), "n_seeds": len(runs),
-        "p": decided.p_value(), "p_adjusted": None, "low90": low90, "high90": high90,
+        "p": decided.p_value(), "p_adjusted": None, "q_bh": None, "mcnemar": _mcnemar(of),
+        "p_equivalence": equivalence_p(decided, margin), "low90": low90, "high90": high90,
         "mde": decided, "margin": margin, "informative": not bounded or above_chance(excess),
         "enters_means": bounded and above_chance(excess, MEANS_SE), "verdict": None, "note": note,
+        "calibration": calibration_of(of),
     }  # fmt: skip
+
+
+def calibration_of(of: Stack) -> dict[str, Any] | None:
+    """The calibration error of the answers before and after, and its change; None for a task without choices."""
+    if of.confidence is None:
+        return None
+    before, after = of.confidence
+    return answer_calibration((before, of.before), (after, of.after), of.cluster, of.run)
+
+
+def _mcnemar(of: Stack) -> dict[str, Any] | None:
+    """McNemar's test of one run on items that are independent of each other; None where that is not what was measured:
+    several runs answer the same items, items share a document or a subject, or an item is neither right nor wrong."""
+    if len(set(of.run)) > 1 or len(set(of.cluster)) < len(of.cluster) or len(set(of.weight)) > 1:
+        return None
+    worse, better = (of.before, of.after) if of.higher_is_better else (of.after, of.before)
+    return mcnemar(worse, better)
+
+
+def equivalence_p(decided: Estimate, margin: float | None) -> float | None:
+    """p of two one-sided tests (Schuirmann 1987): the larger of those of a tax of -margin or less and of +margin or
+    more; below .05 exactly where the 90 % interval lies within the margin. None without margin or error."""
+    if margin is None or decided.se is None:
+        return None
+    sides = [(margin - decided.value) / decided.se, (margin + decided.value) / decided.se] if decided.se > 0 else []
+    if not sides:
+        return 0.0 if abs(decided.value) < margin else 1.0
+    least = min(sides)
+    return float(special.ndtr(-least) if decided.df is None else special.stdtr(decided.df, -least))
 
 
 def unchanged(of: Stack) -> bool:
@@ -116,6 +176,16 @@ def judge(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         row["mde"] = row["mde"].detectable(tests=len(tested))  # until here the estimate that it follows from
         row["verdict"] = verdict(row)
+
+
+def judge_map(families: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Fill in ``q_bh``, p adjusted over the whole map of tasks and sizes (Benjamini and Hochberg), in place.
+
+    Holm's adjusted p guards each size's verdicts; q says which cells of the map to look at.
+    """
+    tested = [row for family in families for row in family if row["p"] is not None]
+    for row, adjusted in zip(tested, benjamini_hochberg([row["p"] for row in tested]), strict=True):
+        row["q_bh"] = adjusted
 
 
 def verdict(row: dict[str, Any]) -> str:

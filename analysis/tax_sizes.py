@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from analysis.bias import METRIC as BIAS
+from analysis.bias import bias_row
 from analysis.estimates import codes, mean
-from analysis.frames import ITEM_COLUMNS, SHARED_BASE, Model, Study, join_notes, stage_table
-from analysis.items import TASK_KEYS, Pair, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
-from analysis.tax import judge, task_rows
-from analysis.tax_pooled import Tasks, poolable, pooled_rows
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, SHARED_BASE, Study, join_notes, stage_table
+from analysis.items import TASK_KEYS, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
+from analysis.reward_paths import Path
+from analysis.tax import judge, judge_map, task_rows
+from analysis.tax_groups import Group, Key
+from analysis.tax_pooled import Tasks, one_suite, poolable, pooled_rows
+from analysis.tax_reward import add_rewards, equal_reward_rows, per_reward_rows
 from analysis.tax_trend import trend_over_sizes, trend_suites
 from hh_scaling.records import Record, config_hash
 
 Items = dict[TaskKey, TaskItems]
-K_SHOT = TASK_KEYS.index("k_shot")
-Key = tuple[str, str, str, str]  # recipe, model name, before, at
+K_SHOT, METRIC = TASK_KEYS.index("k_shot"), TASK_KEYS.index("metric")
 
 
 @dataclass
@@ -30,28 +34,9 @@ class TaxTables:
     pooled: list[dict[str, Any]] = field(default_factory=list)
     crossover: list[dict[str, Any]] = field(default_factory=list)
     trends: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Group:
-    """One size's paired items at one checkpoint, by task key, one Pair per run."""
-
-    model: Model
-    pairs: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))
-    at_sqrt_kl: dict[str, float] = field(default_factory=dict)  # by run
-    collapsed: set[str] = field(default_factory=set)  # runs whose policy diverged
-    bases: set[str] = field(default_factory=set)  # stage ids of the base models the runs descend from
-
-    @property
-    def shares_base(self) -> bool:
-        """Whether several runs descend from one base model."""
-        return len(self.bases) < len({pair.run for pairs in self.pairs.values() for pair in pairs})
-
-    def kept(self, at: str) -> dict[TaskKey, list[Pair]]:
-        """The pairs that enter means, trends and claims: at the end without those of collapsed policies."""
-        out = self.collapsed if at == "end" else set()
-        found = {key: [pair for pair in pairs if pair.run not in out] for key, pairs in self.pairs.items()}
-        return {key: pairs for key, pairs in found.items() if pairs}
+    per_reward: list[dict[str, Any]] = field(default_factory=list)
+    equal_reward: list[dict[str, Any]] = field(default_factory=list)
+    bias: list[dict[str, Any]] = field(default_factory=list)
 
 
 def benchmark_items(study: Study) -> dict[str, Items]:
@@ -60,7 +45,7 @@ def benchmark_items(study: Study) -> dict[str, Items]:
     for record in study.main_of_kind("benchmark"):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
-        elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS)) is not None:
+        elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS, ITEM_DETAILS)) is not None:
             bad = ~np.isfinite(frame.score.to_numpy(float))
             if bad.any():
                 study.exclude(record.stage_id, f"{int(bad.sum())} items have no finite score", record)
@@ -80,7 +65,12 @@ def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
             "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
         }  # fmt: skip
-        rows += [labels | score_columns(task) for task in tasks.values()]
+        cut = record.summary.get("truncated") or {}
+        rows += [
+            labels | score_columns(task) | {"n_truncated": cut.get(task.key[0])}
+            for task in tasks.values()
+            if task.weight.any()
+        ]
     return sorted(rows, key=_place)
 
 
@@ -101,13 +91,25 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] if isinstance(row[name], int) else str(row[name]) for name in names)
 
 
-def tax_tables(study: Study, items: dict[str, Items], margin: float, bits_margin: float) -> TaxTables:
-    """All tables of the tax for one study; ``margin`` in normalised percentage points."""
-    tables = TaxTables()
+def tax_tables(
+    study: Study, items: dict[str, Items], margin: float, bits_margin: float, paths: Sequence[Path] = ()
+) -> TaxTables:
+    """All tables of the tax for one study; ``margin`` in normalised percentage points. With ``paths`` also the tax at
+    equal gold reward."""
+    before_items = untuned_items(study, items)
+
+    def befores(policy: Record) -> list[tuple[str, Items]]:
+        found = origins(study, policy)
+        return [(name, before_items[r.stage_id]) for name, r in found if r.stage_id in before_items]
+
+    tables = TaxTables(equal_reward=equal_reward_rows(paths, befores))
     series: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
-    for (recipe, _, before, at), group in sorted(collect(study, items).items(), key=_order):
+    collected = collect(study, items)
+    add_rewards(study, collected, paths, befores)
+    for (recipe, _, before, at), group in sorted(collected.items(), key=_order):
         series[recipe, before, at].append(group)
     for (recipe, before, at), groups in sorted(series.items()):
+        tables.bias += _bias_rows({"recipe": recipe, "before": before, "at": at}, groups)
         _add_series(tables, {"recipe": recipe, "before": before, "at": at}, groups, (margin, bits_margin))
     return tables
 
@@ -118,6 +120,7 @@ def _add_series(tables: TaxTables, labels: dict[str, Any], groups: list[Group], 
     for family in rows:
         judge(family)
         tables.tax += family
+    judge_map(rows)
     kept = [group.kept(labels["at"]) for group in groups]
     for k_shot in sorted({key[K_SHOT] for group in groups for key in group.pairs}):
         shots = [[row for row in family if row["k_shot"] == k_shot] for family in rows]
@@ -144,6 +147,11 @@ def _task_families(
     return rows
 
 
+def _bias_rows(labels: dict[str, Any], groups: list[Group]) -> list[dict[str, Any]]:
+    found = [(group, bias_row(pairs)) for group in groups for _, pairs in sorted(group.bias.items())]
+    return [labels | size_labels(group) | row for group, row in found if row is not None]
+
+
 def _add_means(tables: TaxTables, labels: dict[str, Any], groups: list[Group], usable: list[Tasks]) -> None:
     """The mean over tasks at every size that was benchmarked with this many shots."""
     for group, row in zip(groups, pooled_rows(usable), strict=True):
@@ -157,6 +165,8 @@ def _add_means(tables: TaxTables, labels: dict[str, Any], groups: list[Group], u
         if group.shares_base:
             _add_note([row], SHARED_BASE)
         tables.pooled.append(labels | size_labels(group, left_out) | row)
+    sizes = [(size_labels(group), group, tasks) for group, tasks in zip(groups, one_suite(usable)[0], strict=True)]
+    tables.per_reward += [labels | row for row in per_reward_rows(sizes)]
 
 
 def _add_trends(tables: TaxTables, labels: dict[str, Any], groups: list[Group], usable: list[Tasks]) -> None:
@@ -239,7 +249,9 @@ def _pair(study: Study, group: Group, before: Items, after: Items, record: Recor
         group.collapsed.add(study.chain(policy))
     group.bases.add(base.stage_id if (base := study.base(policy)) else "")
     for key, pair in pairs.items():
-        group.pairs[key].append(pair)
+        known = (group.bias if key[METRIC] == BIAS else group.pairs)[key]
+        if all(pair.run != other.run for other in known):  # a task without examples is the same at every k
+            known.append(pair)
 
 
 def origins(study: Study, policy: Record) -> list[tuple[str, Record]]:

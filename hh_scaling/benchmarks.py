@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,23 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from hh_scaling.configs import BenchmarkConfig
+from hh_scaling.configs import BenchmarkConfig, BenchmarkTasks, Compute
 from hh_scaling.estimates import clustered_mean, ratio
-from hh_scaling.harness import Item, Question, ask, own_question, registry_question, undisturbed
+from hh_scaling.harness import (
+    Item,
+    Question,
+    items_of,
+    own_question,
+    registry_question,
+    sample_question,
+    undisturbed,
+)
 from hh_scaling.lm import CausalLM
-from hh_scaling.models import autocast, describe, forward_flops, load_causal_lm, load_tokenizer, set_up
+from hh_scaling.models import describe, forward_flops, load_causal_lm, load_tokenizer, set_up
 from hh_scaling.records import NonFiniteError, StageWriter, read_record
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.tasks import TaskError, own_task, read_documents
-from hh_scaling.token_trees import Batch
+from hh_scaling.tree_logprobs import Batch
 
 
 def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
@@ -34,23 +45,53 @@ def run(config: BenchmarkConfig, context: StageContext) -> StageResult:
         return StageResult(
             _summary(config, read_record(stage / "record.json").summary["model"], None, not_reached=True)
         )
-    model = load_causal_lm(stage, config.at, config.compute)
-    progress = Progress(model, context.out)
-    lm = CausalLM(
-        model,
-        load_tokenizer(stage),
-        batch_tokens=config.compute.micro_batch_tokens,
-        precision=lambda: autocast(config.compute),
-        on_batch=progress.on_batch,
-    )
+    limits = pilot_limits(context, config.tasks.limit)
     with undisturbed():
-        questions = find_questions(config, context)
-        items = ask_all(lm, questions, config.tasks.seed, progress)
-    table = pd.DataFrame(items).astype({"chance": float})
+        questions, sizes = find_questions(config.tasks, context, limits)
+        asked = Asked(stage, config.at, config.size.name, config.tasks, config.compute)
+        table = model_items(asked, questions, context)
     table.to_parquet(context.out.path / "items.parquet", index=False)
-    summary = _summary(config, describe(model, config.size.name), checkpoint.get("sqrt_kl"))
-    truncated = {question.name: _n_truncated(question, lm) for question in questions}
-    return StageResult(summary | {"scores": scores(table), "truncated": truncated, "perplexity": perplexities(table)})
+    summary = _summary(config, asked.model, checkpoint.get("sqrt_kl"))
+    counts = {question.name: {"n": question.n_items, "n_file": sizes[question.name]} for question in questions}
+    summary |= {"scores": scores(table), "truncated": asked.truncated, "perplexity": perplexities(table)}
+    return StageResult(summary | {"items": counts})
+
+
+def pilot_limits(context: StageContext, limit: int | None) -> dict[str, int | None]:
+    """How many items of each task the pilots among the parents ask for; empty without pilots."""
+    from hh_scaling.pilot import chosen_limits
+
+    pilots = [path for role, path in sorted(context.parents.items()) if role.startswith("pilot")]
+    return chosen_limits([read_record(path / "record.json").summary for path in pilots], limit)
+
+
+@dataclass
+class Asked:
+    """A model (or a policy's checkpoint) to be asked, and afterwards what it is and which documents it cut."""
+
+    stage: Path
+    at: str | None
+    name: str
+    tasks: BenchmarkTasks
+    compute: Compute
+    model: dict[str, Any] = field(default_factory=dict)
+    truncated: dict[str, int] = field(default_factory=dict)
+
+
+def model_items(asked: Asked, questions: list[Question], context: StageContext) -> pd.DataFrame:
+    """The model's items of all questions; with ``lm_eval_files`` also the folder ``lm_eval`` in lm-eval's format."""
+    model = load_causal_lm(asked.stage, asked.at, asked.compute)
+    progress = Progress(model, context.out)
+    lm = CausalLM(model, load_tokenizer(asked.stage), asked.compute, on_batch=progress.on_batch)
+    with lm.by_processes():
+        items, found = ask_all(lm, questions, asked.tasks.seed, progress)
+    asked.model = describe(model, asked.name)
+    asked.truncated |= {question.name: _n_truncated(question, lm) for question in questions}
+    if asked.tasks.lm_eval_files:
+        from hh_scaling.lm_eval_files import write_lm_eval
+
+        write_lm_eval(context.out.path / "lm_eval", asked.name, asked.model["n_params_total"], found)
+    return pd.DataFrame(items).astype({"chance": float, "correct": "boolean"})
 
 
 def find_checkpoint(stage: Path, at: str | None) -> dict[str, Any] | None:
@@ -69,30 +110,47 @@ def find_checkpoint(stage: Path, at: str | None) -> dict[str, Any] | None:
     return {} if at == "end" else None
 
 
-def find_questions(config: BenchmarkConfig, context: StageContext) -> list[Question]:
-    """The study's tasks, ready to be asked; all unknown names and unusable files are found before the first one is."""
-    questions = []
-    for name in dict.fromkeys(config.tasks.tasks):
+def find_questions(
+    tasks: BenchmarkTasks, context: StageContext, limits: Mapping[str, int | None] | None = None
+) -> tuple[list[Question], dict[str, int]]:
+    """The study's tasks, ready to be asked, and how many documents each has in all; all unknown names and unusable
+    files are found before the first one is asked. ``limits`` says of some tasks how many are asked (None: all)."""
+    questions, sizes = [], {}
+    for name in dict.fromkeys(tasks.tasks):
+        own = tasks.model_copy(update={"limit": limits[name]}) if limits and name in limits else tasks
         if task := own_task(name):
-            docs = read_documents(task, config.tasks.files, context.where, context.parents["data"])
-            questions.append(own_question(task, docs, config.tasks))
+            if task.shape == "code" and not tasks.run_code:
+                raise TaskError(f"task {name}: runs code that models write; --set benchmarks.run_code=true allows it")
+            read = partial(read_documents, files=tasks.files, where=context.where, data_stage=context.parents["data"])
+            docs = read(task)
+            examples = read(task.shots) if task.shots is not None and own.num_fewshot else None
+            questions.append(own_question(task, docs, own, examples))
+            sizes[name] = len(docs)
         else:
-            questions.append(registry_question(name, config.tasks))
-    return questions
+            questions.append(registry_question(name, own))
+            sizes[name] = sum(len(leaf.task.eval_docs) for leaf in questions[-1].leaves)
+    return questions, sizes
 
 
-def ask_all(lm: CausalLM, questions: list[Question], seed: int, progress: Progress) -> list[Item]:
-    """Items of all tasks, one task after another; NonFiniteError names the task and item of a NaN."""
+def ask_all(
+    lm: CausalLM, questions: list[Question], seed: int, progress: Progress
+) -> tuple[list[Item], list[dict[str, Any]]]:
+    """Items of all tasks, one task after another, and what lm-eval gave for each; NonFiniteError names the task and
+    item of a NaN."""
     items: list[Item] = []
+    given: list[dict[str, Any]] = []
     total = sum(question.n_items for question in questions)
+    before = 0
     for question in questions:
-        progress.begin(question.name, len(items), question.n_items, total)
-        found = ask(lm, question, seed)
+        progress.begin(question.name, before, question.n_items, total)
+        before += question.n_items
+        given.append(sample_question(lm, question, seed))
+        found = items_of(question, given[-1]["samples"])
         for item in found:
             if not all(map(math.isfinite, [item["score"], *item["loglikelihoods"]])):
                 raise NonFiniteError(f"log-likelihood of task {item['task']}, item {item['doc_id']} is not finite")
         items += found
-    return items
+    return items, given
 
 
 def _n_truncated(question: Question, lm: CausalLM) -> int:
@@ -131,8 +189,10 @@ def _summary(
 def scores(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry a task: the mean score, weighted as the items are, with its standard error over clusters."""
     entries = []
-    for _, part in table.groupby("task", sort=False):
+    for _, part in table.groupby(["task", "metric"], sort=False):
         first = part.iloc[0]
+        if not part.weight.any():  # a bias of answers that all say unknown
+            continue
         chance = None if part.chance.isna().all() else float(part.chance.mean())
         score = ratio(part.score * part.weight, part.weight, part.cluster)
         entries.append({"task": first.task, "format": first.format, "k_shot": int(first.k_shot), "metric": first.metric,

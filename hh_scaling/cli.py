@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from hh_scaling import __version__, cli_models, cli_tables
+from hh_scaling import __version__, cli_models, cli_tables, cli_tasks
 
 if TYPE_CHECKING:
     from sweeps.study import AnalysisSection
@@ -187,10 +187,11 @@ def status(
         if as_json:
             cli_tables.print_json(content)
             return
-        from sweeps.tables import show, status_line, status_table
+        from sweeps.tables import share_lines, show, status_line, status_table
 
-        show(status_table(content), [status_line(content)])
+        show(status_table(content), [status_line(content), *share_lines(content)])
 
 
 cli_tables.register(app)
 cli_models.register(app)
+cli_tasks.register(app)

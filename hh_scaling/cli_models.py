@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hh_scaling.configs import Compute
 
 BAD_INPUT = 2
+BENCHMARK_FILES = Path("../shared/data/benchmarks")
 
 bench_app = typer.Typer(help="Throughput of the stages' own code on given models and token ids.", rich_markup_mode=None)
 
@@ -134,6 +135,36 @@ def ppo(
         from hh_scaling import bench_ppo as measured
 
         found = measured.bench_ppo(model, reward_model, prompts, batch, response_length, ppo_epochs, updates, compute)
+    tell(found, as_json)
+
+
+@bench_app.command("eval")
+def bench_eval(
+    model: Folder,
+    tokenizer: Folder,
+    tasks: Annotated[str, typer.Option(help="Names of tasks, with commas between them.")],
+    files: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Of local_* tasks [default: ../shared/data/benchmarks]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items a task [default: all]")] = None,
+    rounds: Count = 3,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    micro_batch_tokens: Count = 8192,
+    device: str = "cpu",
+    json_to: JsonOption = None,
+) -> None:
+    """Ask benchmark items of lm-eval's stock model and of ours, in turn, and print items per second of both."""
+    as_json, compute = wants_json(json_to), compute_of(threads, dtype, micro_batch_tokens, device)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("--tasks: no name; allowed: names of tasks with commas between them")
+    folder = files or (BENCHMARK_FILES if BENCHMARK_FILES.is_dir() else None)
+    with one_line_errors():
+        from hh_scaling import bench_eval as measured
+
+        found = measured.bench_eval(model, tokenizer, names, folder, limit, rounds, compute)
     tell(found, as_json)
 
 

@@ -9,16 +9,7 @@ from typing import Any, Protocol
 class Fitted(Protocol):
     """What is drawn of a fit; ``analysis.fit_result.FitResult`` is one."""
 
-    @property
-    def law(self) -> str: ...
-    @property
-    def formula(self) -> str: ...
-    @property
-    def x(self) -> tuple[str, ...]: ...
-    @property
-    def y(self) -> str: ...
-    def predict(self, x: Any) -> Any: ...
-    def band(self, x: Any) -> tuple[Any, Any]: ...
+    def plot(self, ax: Any, x: Any, y: Any) -> Any: ...
 
 
 class BadInput(ValueError):
@@ -26,8 +17,7 @@ class BadInput(ValueError):
 
 
 def draw_fit(path: Path, result: Fitted, x: Any, y: Any) -> None:
-    """Points, the fitted line and its 95 % band against the first column, in a picture file."""
-    import numpy as np
+    """Points, the fitted line and its 95 % bands against the first column, in a picture file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,19 +27,7 @@ def draw_fit(path: Path, result: Fitted, x: Any, y: Any) -> None:
         raise BadInput(
             f"--plot {path}: cannot draw {path.suffix or 'a file without suffix'}; allowed: {', '.join(known)}"
         )
-    axes = figure.subplots()
-    axes.plot(x[:, 0], y, ".", color="0.3")
-    wide = x[:, 0].min() > 0 and x[:, 0].max() / x[:, 0].min() > 20
-    for second in np.unique(x[:, 1]) if x.shape[1] > 1 else [None]:
-        ends = x[:, 0].min(), x[:, 0].max()
-        line = np.geomspace(*ends, 200) if wide else np.linspace(*ends, 200)
-        points = line[:, None] if second is None else np.column_stack([line, np.full_like(line, second)])
-        low, high = result.band(points)
-        axes.plot(line, result.predict(points), lw=1.2)
-        axes.fill_between(line, low, high, alpha=0.2, lw=0)
-    axes.set(
-        xlabel=result.x[0], ylabel=result.y, title=f"{result.law}: {result.formula}", xscale="log" if wide else "linear"
-    )
+    result.plot(figure.subplots(), x, y)
     try:
         figure.savefig(path)
     except OSError as error:

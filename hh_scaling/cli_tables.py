@@ -163,7 +163,7 @@ def fit(
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="COL", help="The run each row belongs to.")
     ] = None,
-    loss: Annotated[str, typer.Option("--loss", help="ls, huber or hoffmann.")] = "ls",
+    loss: Annotated[str, typer.Option("--loss", help="ls, huber, hoffmann or asymmetric.")] = "ls",
     space: Annotated[str, typer.Option("--space", help="linear, log or logit.")] = "linear",
     ci: Annotated[str | None, typer.Option("--ci", help="profile, wald or bootstrap.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw points and fit.")] = None,
@@ -210,6 +210,9 @@ def tax(
     tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="lm-eval output of the model after.")],
     margin: MarginOption = 1.0,
     bits_margin: BitsOption = 0.01,
+    allow_prompts: Annotated[
+        bool, typer.Option("--allow-different-prompts", help="Compare items whose prompts differ between the two.")
+    ] = False,
     json_to: JsonOption = None,
 ) -> None:
     """The paired alignment tax between two lm-eval output directories, whoever made them."""
@@ -218,12 +221,12 @@ def tax(
 
         as_json = wants_json(json_to)
         check_margins(margin, bits_margin)
-        content = lm_eval_tax(base, tuned, margin, bits_margin)
+        content = lm_eval_tax(base, tuned, margin, bits_margin, allow_prompts)
         if as_json:
             print_json(content)
             return
         print(f"tax = {content['base']} minus {content['tuned']}: positive is a cost, with 95 % intervals; "
-              "normalised is divided by 1 - chance; mde: 80 % power, before Holm's adjustment")  # fmt: skip
+              "normalised is divided by 1 - chance; mde: 80 % power, at Holm's level")  # fmt: skip
         print_rows([tax_cells(row) for row in content["tax"] + content["pooled"]])
         for note in content["notes"]:
             print(f"note: {note}")

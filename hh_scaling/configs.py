@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
+Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
 KL_HORIZON, PTX_ROWS, PTX_CONTEXT, LORA_ALPHA = 10_000, 32, 128, 16.0
 Dtype = Literal["float32", "bf16"]
@@ -156,9 +157,9 @@ class BaseConfig(Config):
 
 
 class ReferenceTraining(Config):
-    """The model PPO starts from and is held to: the base itself, or SFT on chosen responses."""
+    """The model PPO starts from and is held to: the base itself, SFT on chosen responses, or a distilled context."""
 
-    kind: Literal["none", "sft"] = "none"
+    kind: Literal["none", "sft", "context_distillation"] = "none"
     n_examples: Positive = 4096
     batch_size: Positive = 32
     max_length: Positive = 128
@@ -169,6 +170,28 @@ class ReferenceConfig(Config):
     size: SizeSpec
     seed: int
     training: ReferenceTraining
+    compute: Compute
+
+
+class DistillationTargets(Config):
+    """On which texts a prompted teacher is asked, and what is kept of its answers (Bai et al. 2022, appendix A.1)."""
+
+    n_examples: Positive = 4096
+    text_share: Fraction = 0.5  # of the examples that are plain training text; the rest are dialogues
+    max_length: Positive = 128  # tokens of an example, the prompt not counted
+    top_k: Positive = 50  # probabilities kept after every token; all others are one bucket
+    temperature: PositiveFloat = 1.0  # of teacher and student
+    n_prompt_dialogues: Positive = 2  # in the prompt that a world makes: right answers and refusals by turns
+    n_held_out: Positive = 256  # held-out dialogues on which the divergence is measured
+
+
+class TeacherConfig(Config):
+    """A base that answers with a prompt before every example; students of any size learn from its answers."""
+
+    size: SizeSpec
+    seed: int
+    prompt: InputFile | None  # None: example dialogues of the world
+    targets: DistillationTargets
     compute: Compute
 
 
@@ -263,7 +286,10 @@ class PPOTraining(Config):
     eval_every: Positive = 5  # updates
     n_eval_prompts: Positive = 256  # held-out prompts, the same at every evaluation
     keep_sqrt_kl: tuple[PositiveFloat, ...] = (1.0,)  # a checkpoint at the first evaluation past each
-    max_sqrt_kl: PositiveFloat | None = None  # past it the policy is called diverged and the run ends
+    # Past any of these at an evaluation the policy is called diverged and the run ends; None: no such limit.
+    max_sqrt_kl: PositiveFloat | None = None
+    min_entropy: Limit = None  # nats a sampled token
+    max_score_drop: Limit = None  # of the mean train score below its best, in standard deviations of the first scores
     checkpoint_seconds: PositiveFloat = 180.0
 
 
@@ -292,13 +318,56 @@ class BenchmarkTasks(Config):
     limit: Positive | None = None  # items a task; a seeded subset, the same for every model
     num_fewshot: Annotated[int, Field(ge=0)] = 0
     seed: int = 0
+    # The fields below are not written where they are the default, so that hashes stay.
+    run_code: Annotated[bool, Field(exclude_if=lambda value: not value)] = False  # whether models' code may be run
+    lm_eval_files: Annotated[bool, Field(exclude_if=lambda value: not value)] = False  # also in lm-eval's own format
+
+
+class PilotConfig(Config):
+    """One model before and after RLHF on a few items of each task, to choose how many are needed."""
+
+    size: SizeSpec
+    seed: int
+    at: str | None  # of the policy
+    tasks: BenchmarkTasks
+    precision: PositiveFloat  # half-width of the 95 % interval of the paired difference
+    compute: Compute
 
 
 class BenchmarkConfig(Config):
-    """One model (or one checkpoint of a policy) on all tasks."""
+    """One model (or one checkpoint of a policy) on all tasks; pilots among the parents say how many items of each."""
 
     size: SizeSpec
     seed: int
     at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
     tasks: BenchmarkTasks
+    compute: Compute
+
+
+# ---------------------------------------------------------------- the paper's other evaluations
+
+
+class BehaviourTasks(Config):
+    """Which of the paper's other evaluations that need no people, and on how much."""
+
+    of: Annotated[tuple[Literal["occupations", "answers", "outliers"], ...], Field(min_length=1)] = (
+        "occupations",
+        "answers",
+        "outliers",
+    )
+    n_comparisons: Positive = 512  # held-out ones whose answers are scored
+    n_prompts: Annotated[int, Field(ge=20)] = 400  # of helpful and of harmful prompts each
+    n_outliers: tuple[Positive, ...] = (1, 10, 100)  # harmful prompts that outlier exposure is shown
+    n_splits: Positive = 3  # random halves of the helpful prompts
+    seed: int = 0
+
+
+class BehaviourConfig(Config):
+    """One model (or one checkpoint of a policy)."""
+
+    size: SizeSpec
+    seed: int
+    at: str | None = None  # as in BenchmarkConfig
+    tasks: BehaviourTasks
+    classifier: SizeSpec | None = None  # of sentiment; None: sentiment is not measured
     compute: Compute

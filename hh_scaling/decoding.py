@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from hh_scaling.packed_llama import PackedLlama, can_pack, cast, normalise, parameters, rotated, turn_at
+from hh_scaling.packed_attention import rotated
+from hh_scaling.packed_llama import PackedLlama, can_pack, cast, normalise, parameters, turn_at
 from hh_scaling.packing import UNSEEN
 
 
@@ -96,11 +97,12 @@ class LlamaDecoder:
         n, width = turn.shape[:2]
         y, _ = normalise(x, heads.eps, self.dtype)
         qkv = F.linear(y * w.norm, w.qkv).view(n, width, -1, heads.size).transpose(1, 2)  # (B, H + 2 K, T, D)
-        query, key, value = qkv.split([heads.n_query, heads.n_key, heads.n_key], 1)
+        turned, value = qkv.split([heads.n_query + heads.n_key, heads.n_key], 1)
+        query, key = rotated(turned, turn, self.dtype).split([heads.n_query, heads.n_key], 1)
         keys, values = self.cache[index, :, :, :, : self.length]
-        keys[:, :, start:] = rotated(key, turn, self.dtype)
+        keys[:, :, start:] = key
         values[:, :, start:] = value
-        query = rotated(query, turn * heads.size**-0.5, self.dtype).reshape(n, heads.n_key, -1, heads.size)
+        query = query.reshape(n, heads.n_key, -1, heads.size)  # scaled by its weights
         repeated = bias if width == 1 else bias.repeat(1, 1, heads.n_query // heads.n_key, 1)
         mixed = F.scaled_dot_product_attention(query, keys, values, repeated.expand(n, 1, -1, -1), scale=1.0)
         mixed = mixed.view(n, heads.n_query, width, heads.size).transpose(1, 2).reshape(n * width, -1)

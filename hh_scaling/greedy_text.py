@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from hh_scaling.token_trees import Batch
+from hh_scaling.configs import Compute
+from hh_scaling.models import autocast
+from hh_scaling.tree_logprobs import Batch
 
 Job = tuple[list[int], int, list[str]]  # prompt tokens, most new tokens, stop strings
 FEWER = 0.75  # of the rows still writing: below it the finished ones leave the batch
@@ -23,14 +24,12 @@ class GreedyText:
         self,
         model: PreTrainedModel,
         tokenizer: Any,
-        batch_tokens: int,
-        precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        compute: Compute,
         on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens
-        self.precision = precision
+        self.compute = compute
         self.on_batch = on_batch
 
     @torch.no_grad()
@@ -41,7 +40,7 @@ class GreedyText:
         for i in sorted(range(len(jobs)), key=lambda i: -len(jobs[i][0])):
             wider = [*batch, i]
             width = len(jobs[wider[0]][0]) + max(jobs[j][1] for j in wider)
-            if batch and width * len(wider) > self.batch_tokens:
+            if batch and width * len(wider) > self.compute.micro_batch_tokens:
                 self._write_batch(batch, jobs, texts)
                 wider = [i]
             batch = wider
@@ -57,7 +56,7 @@ class GreedyText:
         written: dict[int, list[int]] = {i: [] for i in batch}
         rows, done = list(batch), set[int]()
         while len(done) < len(batch):
-            with self.precision():
+            with autocast(self.compute):
                 output = self.model(
                     input_ids=inputs, attention_mask=attention, position_ids=positions, past_key_values=cache,
                     use_cache=True, logits_to_keep=1,

@@ -12,7 +12,8 @@ import logging
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +21,21 @@ import lm_eval.api.task
 import numpy as np
 import torch
 from lm_eval.api.model import LM
+from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from hh_scaling.configs import BenchmarkTasks
-from hh_scaling.tasks import OWN_TASKS, Doc, OwnTask, TaskError, subset, unknown_task
+from hh_scaling.task_rows import Doc
+from hh_scaling.task_settings import WEIGHTED, Documents, settings
+from hh_scaling.task_sources import LOAD_ERRORS
+from hh_scaling.tasks import OWN_TASKS, OwnTask, TaskError, subset, unknown_task
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError)  # of a task that is not ours
 FEW_SHOT_POOL = 4  # times num_fewshot: as many documents left over are enough to draw examples from
 LETTER = re.compile(r"\s*\(?[A-Z][).]?\s*")
+BIAS = "bias"  # of answers, a second measure beside their accuracy
+RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match", "pass_at_1")  # measures of an item that is right or wrong
 FORMATS = {"loglikelihood": "generate", "generate_until": "generate", "loglikelihood_rolling": "loss"}
 Item = dict[str, Any]
 
@@ -78,59 +84,41 @@ def undisturbed() -> Iterator[None]:
 # ---------------------------------------------------------------- our tasks
 
 
-class Documents(list[Doc]):
-    """Documents in memory with the part of a data set's interface that lm-eval reads."""
+class FirstOfSubject(ContextSampler):
+    """Examples that a data set has for the purpose: the first of the item's subject, in their order."""
 
-    @property
-    def features(self) -> dict[str, None]:
-        return dict.fromkeys(self[0])
+    def sample(self, n: int, eval_doc: Doc | None = None, df: Any = None, **other: Any) -> Sequence[Doc]:
+        same = [doc for doc in self.df if eval_doc is None or doc["cluster"] == eval_doc["cluster"]]
+        if len(same) < n:
+            subject = "all subjects" if eval_doc is None else repr(eval_doc["cluster"])
+            raise TaskError(f"{len(same)} examples of {subject}; expected at least num_fewshot, {n}")
+        return same[:n]
 
 
-def own_question(task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks) -> Question:
+def own_question(
+    task: OwnTask, docs: Sequence[Doc], config: BenchmarkTasks, examples: Sequence[Doc] | None = None
+) -> Question:
     """The task over a subset of ``docs``, the same for every model and for both formats of one file.
 
-    Few-shot examples are drawn from the documents that are not asked, or, where those are too few, from the other
-    ones that are.
+    Few-shot examples are the first of ``examples`` of the item's subject. Without those they are drawn from the
+    documents that are not asked, or, where these are too few, from the other ones that are.
     """
-    ids = subset([doc["cluster"] for doc in docs], config.limit, f"{config.seed}/{task.file}")
+    strata = [str(doc.get("stratum", doc["cluster"])) for doc in docs]
+    ids = subset(strata, config.limit, f"{config.seed}/{task.file}")
     asked = set(ids)
     rest = [doc for i, doc in enumerate(docs) if i not in asked]
     splits = {"test": Documents(docs[i] for i in ids), "rest": Documents(rest)}
     n_shots = config.num_fewshot if task.few_shot else 0
-    pool = "rest" if len(rest) >= FEW_SHOT_POOL * n_shots and rest else "test"
-    if n_shots and len(splits[pool]) <= n_shots:
+    # lm-eval tells a sampler of the item only where the examples' split is the item's
+    pool = "rest" if examples is None and len(rest) >= FEW_SHOT_POOL * n_shots and rest else "test"
+    if n_shots and examples is None and len(splits[pool]) <= n_shots:
         raise TaskError(f"task {task.name}: {len(docs)} items are too few for {n_shots} examples before each")
-    settings = {
-        "task": task.name,
-        "custom_dataset": lambda **_: splits,
-        "test_split": "test",
-        "fewshot_split": pool,
-        "num_fewshot": n_shots,
-        "target_delimiter": "",
-        **_shape_settings(task),
-    }
-    built = ConfigurableTask(config=settings)
+    places = {"custom_dataset": lambda **_: splits, "test_split": "test", "fewshot_split": pool}
+    built = ConfigurableTask(config=settings(task) | places | {"num_fewshot": n_shots})
+    if examples is not None and n_shots:
+        built.sampler = FirstOfSubject(list(examples))
     built.set_fewshot_seed(config.seed)
     return Question(task.name, [Leaf(task.name, built, ids, own=task)])
-
-
-def _shape_settings(task: OwnTask) -> dict[str, Any]:
-    accuracy = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
-    match task.shape:
-        case "choices":
-            fields = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
-            return {"output_type": "multiple_choice", "metric_list": [accuracy], **fields}
-        case "contexts":
-            fields = {"doc_to_text": "gold", "doc_to_choice": "choices", "doc_to_target": "target"}
-            return {"output_type": "multiple_choice", "metric_list": [accuracy], **fields}
-        case "word":
-            perplexity = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
-            fields = {"doc_to_text": "query", "doc_to_target": "target"}
-            return {"output_type": "loglikelihood", "metric_list": [accuracy, perplexity], **fields}
-        case "text":
-            bits = {"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}
-            rolling = {"output_type": "loglikelihood_rolling", "metric_list": [bits]}
-            return rolling | {"doc_to_text": lambda doc: "", "doc_to_target": "text"}
 
 
 # ---------------------------------------------------------------- lm-eval's own tasks
@@ -184,56 +172,77 @@ def _registry_subset(sizes: dict[str, int], config: BenchmarkTasks, name: str) -
 
 def ask(lm: LM, question: Question, seed: int) -> list[Item]:
     """One row an item (the columns of items.parquet), scored by lm-eval; prompts do not depend on the model."""
+    return items_of(question, sample_question(lm, question, seed)["samples"])
+
+
+def sample_question(lm: LM, question: Question, seed: int) -> dict[str, Any]:
+    """What lm-eval gives for a question: its results, and each leaf's samples under ``samples``."""
     for leaf in question.leaves:
         leaf.task.set_fewshot_seed(seed)  # asking draws from it
     samples = {leaf.name: leaf.ids for leaf in question.leaves if leaf.own is None}
     tasks = {"tasks": {leaf.name: leaf.task for leaf in question.leaves}}
-    found = evaluate(lm=lm, task_dict=tasks, samples=samples or None, bootstrap_iters=0, log_samples=True)["samples"]
+    found: dict[str, Any] = evaluate(
+        lm=lm, task_dict=tasks, samples=samples or None, bootstrap_iters=0, log_samples=True
+    )
+    return found
+
+
+def items_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> list[Item]:
+    """One row an item and measure, of each leaf's samples."""
     items = []
     for leaf in question.leaves:
-        rows = found[leaf.name]
-        metric = _metric(leaf, rows[0])
-        items += [_item(question, leaf, metric, sample) for sample in rows if sample["filter"] == rows[0]["filter"]]
-    if len(kinds := {(item["format"], item["k_shot"], item["metric"]) for item in items}) > 1:
+        samples = found[leaf.name]
+        kept = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+        items += [_item(question, leaf, name, sample) for name in _metrics(leaf, samples[0]) for sample in kept]
+    if len(kinds := {(item["format"], item["k_shot"], item["metric"]) for item in items if item["metric"] != BIAS}) > 1:
         raise TaskError(
             f"task {question.name}: its members differ in what they measure ({sorted(kinds)}); name them singly"
         )
-    mean = sum(item["weight"] for item in items) / len(items)
-    return [item | {"weight": item["weight"] / mean} for item in items]
+    return _of_mean_weight_1(items)
 
 
-def _metric(leaf: Leaf, sample: dict[str, Any]) -> str:
-    """Accuracy, else bits per byte, else the first measure that is a number for each item."""
+def _of_mean_weight_1(items: list[Item]) -> list[Item]:
+    total, count = Counter[str](), Counter(item["metric"] for item in items)
+    for item in items:
+        total[item["metric"]] += item["weight"]
+    means = {metric: total[metric] / n or 1.0 for metric, n in count.items()}
+    return [item | {"weight": item["weight"] / means[item["metric"]]} for item in items]
+
+
+def _metrics(leaf: Leaf, sample: dict[str, Any]) -> list[str]:
+    """Accuracy, else bits per byte, else the first measure that is a number for each item; and the bias of answers."""
+    more = [BIAS] if leaf.own and BIAS in sample["metrics"] else []
     for name in ("acc", "bits_per_byte", *sample["metrics"]):
         if name in sample["metrics"] and (name == "bits_per_byte" or isinstance(sample[name], (int, float, np.number))):
-            return str(name)
+            return [str(name), *more]
     raise TaskError(
         f"task {leaf.name}: none of its measures is a number for each item ({', '.join(sample['metrics'])})"
     )
 
 
 def _item(question: Question, leaf: Leaf, metric: str, sample: dict[str, Any]) -> Item:
-    score, weight = sample[metric], 1.0
+    score, weight = sample[metric] if metric in WEIGHTED else (sample[metric], 1.0)
     if metric == "bits_per_byte":
-        loglikelihood, n_bytes = score
-        score, weight = -loglikelihood / n_bytes / math.log(2), float(n_bytes)
+        score, weight = -score / weight / math.log(2), float(weight)
     kind, place = leaf.task.OUTPUT_TYPE, sample["doc_id"]
     number = leaf.ids[place] if leaf.own else leaf.first_id + place
-    many = kind == "multiple_choice"
+    responses = sample["filtered_resps"]
     return {
-        "task": question.name,
+        "task": f"{question.name}_{BIAS}" if metric == BIAS else question.name,
         "format": leaf.own.format if leaf.own else _format(kind, sample),
         "k_shot": int(leaf.task.config.num_fewshot or 0),
         "metric": metric,
         "higher_is_better": bool(leaf.task.higher_is_better()[metric]),
-        "chance": _chance(sample) if many and metric.startswith("acc") else None,
+        "chance": None if metric in WEIGHTED else _chance(kind, metric, sample),
         "doc_id": number,
         "doc_hash": sample["doc_hash"],
         "prompt_hash": sample["prompt_hash"],
         "cluster": _cluster(question, leaf, sample, number),
         "score": float(score),
-        "weight": weight,
-        "loglikelihoods": _loglikelihoods(sample["filtered_resps"]),
+        "weight": float(weight),
+        "loglikelihoods": _loglikelihoods(responses),
+        "greedy": [bool(response[1]) for response in responses if isinstance(response, tuple)],
+        "correct": bool(score == 1) if metric in RIGHT_OR_WRONG else None,
     }
 
 
@@ -245,9 +254,18 @@ def _format(kind: str, sample: dict[str, Any]) -> str:
     return FORMATS.get(kind, "choice" if letters else "cloze")
 
 
-def _chance(sample: dict[str, Any]) -> float:
-    n_right = len(sample["target"]) if isinstance(sample["target"], list) else 1
-    return n_right / len(sample["arguments"])
+def _chance(kind: str, metric: str, sample: dict[str, Any]) -> float | None:
+    """What a model scores that knows nothing; None where that is not known."""
+    if "chance" in sample["doc"]:
+        return float(sample["doc"]["chance"])
+    if metric == "acc" and "mc2_targets" in sample["doc"] and isinstance(sample["target"], int):
+        labels = sample["doc"]["mc2_targets"]["labels"]  # lm-eval calls the mass of the true answers acc, too
+        if len(labels) == len(sample["arguments"]):
+            return sum(labels) / len(labels)
+    if kind == "multiple_choice":
+        n_right = len(sample["target"]) if isinstance(sample["target"], list) else 1
+        return n_right / len(sample["arguments"]) if metric.startswith("acc") else None
+    return 0.0 if metric in RIGHT_OR_WRONG else None
 
 
 def _cluster(question: Question, leaf: Leaf, sample: dict[str, Any], number: int) -> str:

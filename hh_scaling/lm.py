@@ -1,6 +1,6 @@
 """A causal LM as lm-eval's evaluator wants it: log-likelihoods, rolling log-likelihoods, greedy text.
 
-Tokenization is that of lm-eval's own Hugging Face model, so that scores are too; the computing is in token_trees.
+Tokenization is that of lm-eval's own Hugging Face model, so that scores are too; the computing is in tree_logprobs.
 Neither the model, its mode, the tokenizer nor any random state is changed.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,8 +19,11 @@ from lm_eval.models.utils import resolve_max_length
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel
 
+from hh_scaling.configs import Compute
+from hh_scaling.crew import crew_size
 from hh_scaling.greedy_text import GreedyText
-from hh_scaling.token_trees import Batch, Scorable, TreeScorer
+from hh_scaling.token_trees import Scorable
+from hh_scaling.tree_logprobs import Batch, TreeScorer, evaluating
 
 MAX_NEW_TOKENS = 256  # where a task does not say
 
@@ -28,19 +31,17 @@ MAX_NEW_TOKENS = 256  # where a task does not say
 class CausalLM(LM):
     """A transformers causal LM and its tokenizer behind lm-eval's interface.
 
-    ``batch_tokens`` bounds a forward pass, padding included; ``precision`` makes the context it runs in; ``on_batch``
-    hears of every forward pass. ``truncated`` holds, by task, the documents that lost their beginning to the limit of
-    ``max_length`` tokens (the model's own unless given).
+    ``on_batch`` hears of every forward pass. ``truncated`` holds, by task, the documents that lost their beginning to
+    the limit of ``max_length`` tokens (the model's own unless given).
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: Any,
+        compute: Compute | None = None,
         *,
-        batch_tokens: int = 8192,
         max_length: int | None = None,
-        precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         super().__init__()
@@ -48,24 +49,27 @@ class CausalLM(LM):
         self.tokenizer = copy.deepcopy(tokenizer)  # calling one sets its padding and truncation
         self.max_length = max_length or resolve_max_length(model.config, tokenizer)
         self.on_batch = on_batch
-        self.scorer = TreeScorer(model, batch_tokens, precision)
-        self.batch_tokens = batch_tokens
-        self.precision = precision
+        self.compute = compute or Compute()
+        self.scorer = TreeScorer(model, self.compute)
         bos = self.tokenizer.bos_token_id
         self.prefix_token = self.tokenizer.eos_token_id if bos is None else bos  # what stands before a first token
         self.prefix_text = self.tokenizer.decode([self.prefix_token])
         self.truncated: dict[str, set[Any]] = defaultdict(set)
 
+    def by_processes(self) -> contextlib.AbstractContextManager[None]:
+        """Within it one process a thread does the scoring; the model must not change."""
+        return self.scorer.by_processes(crew_size(self.compute))
+
     # ------------------------------------------------------------ lm-eval's interface
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Per (context, continuation): the continuation's log-likelihood in nats, and whether it is the greedy one."""
+        return list(self.scorer.score(self.sequences(requests), self.on_batch))
+
+    def sequences(self, requests: list[Instance]) -> list[Scorable]:
+        """What is scored of each (context, continuation)."""
         pairs = self._encode_pairs([request.args for request in requests])
-        sequences = [self._fitted(c, t, request) for (c, t), request in zip(pairs, requests, strict=True)]
-        numbered = enumerate(map(_question, requests))
-        groups = [[i for i, _ in group] for _, group in groupby(numbered, key=lambda pair: pair[1])]
-        with evaluating(self.model):
-            return list(self.scorer.score(sequences, groups, self.on_batch))
+        return [self._fitted(c, t, request) for (c, t), request in zip(pairs, requests, strict=True)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Per text: its log-likelihood in nats, every token predicted once with as much before it as windows allow.
@@ -79,8 +83,7 @@ class CausalLM(LM):
                 context, scored = make_disjoint_window(window)
                 sequences.append(Scorable(context + scored, len(scored)))
                 owners.append(owner)
-        with evaluating(self.model):
-            scores = self.scorer.score(sequences, [[i] for i in range(len(sequences))], self.on_batch)
+        scores = self.scorer.score(sequences, self.on_batch)
         totals = [0.0] * len(texts)
         for owner, score in zip(owners, scores, strict=True):
             totals[owner] += score.loglikelihood
@@ -88,7 +91,7 @@ class CausalLM(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Per (context, options): the greedy continuation up to a stop string of ``until`` or ``max_gen_toks``."""
-        writer = GreedyText(self.model, self.tokenizer, self.batch_tokens, self.precision, self.on_batch)
+        writer = GreedyText(self.model, self.tokenizer, self.compute, self.on_batch)
         contexts = self._encode([request.args[0] for request in requests])
         jobs = []
         for request, context in zip(requests, contexts, strict=True):
@@ -101,7 +104,7 @@ class CausalLM(LM):
                 self._note_truncated(request)
             until = options.get("until") or []
             jobs.append((context[-room:], n_new, [until] if isinstance(until, str) else list(until)))
-        with evaluating(self.model):
+        with self.scorer.alone(), evaluating(self.model):
             return writer.write(jobs)
 
     # ------------------------------------------------------------ tokens
@@ -151,21 +154,3 @@ class CausalLM(LM):
 
     def _note_truncated(self, request: Instance) -> None:
         self.truncated[str(request.task_name)].add(request.doc_id)
-
-
-def _question(request: Instance) -> Any:
-    """What requests of one question have in common."""
-    return request.args[0] if request.task_name is None else (request.task_name, request.doc_id)
-
-
-@contextlib.contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode; every module's own mode is back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

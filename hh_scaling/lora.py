@@ -25,12 +25,12 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: float, seed: int) -> PreTrainedModel:
-    """The model with an adapter in every linear layer of its trunk, which alone is trained; A is drawn under the seed."""
+    """The model with an adapter in every linear layer of its trunk, trained alone; A is drawn under the seed."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ModelError("ppo.lora_rank: needs peft, which is not installed; pip install 'hh-scaling[lora]'") from error
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers(model))  # type: ignore[arg-type]
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers(model))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: PreTrainedModel = inject_adapter_in_model(settings, model)  # type: ignore[assignment]
@@ -74,7 +74,7 @@ def adapters(model: PreTrainedModel) -> nn.ModuleDict:
 
 def plain_weights(model: PreTrainedModel) -> Iterator[Tensor]:
     """Effective weights in the order of the parameters of the same model without adapters."""
-    merged = {id(module.base_layer.weight): module for module in model.modules() if has_adapter(module)}  # type: ignore[union-attr]
+    merged = {id(module.base_layer.weight): module for module in model.modules() if has_adapter(module)}
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             yield weight(merged[id(parameter)]) if id(parameter) in merged else parameter

@@ -45,6 +45,15 @@ def kl_k3(logprobs: Tensor, other: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
+def kl_exact_and_entropy(logprobs: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) KL(p || q) = sum_v p ln(p / q), not clamped, and entropy -sum_v p ln p, in nats.
+
+    Of next-token distributions, from their (N, V) log-probabilities ln p and ln q.
+    """
+    p = logprobs.exp()
+    return (p * (logprobs - other)).sum(-1), -(p * logprobs).sum(-1)
+
+
 def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """(B,) -log sigmoid(r_chosen - r_rejected), the Bradley-Terry negative log-likelihood; ln 2 for equal scores."""
     return F.softplus(rejected - chosen)

@@ -12,8 +12,7 @@ L rows, of which Q ask (all of them, or in the last layer the wanted ones).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,7 +23,8 @@ from transformers import LlamaModel, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hh_scaling.lora import weight
-from hh_scaling.packing import Block, Packed
+from hh_scaling.packed_attention import Heads, Rows, Working, attend, attend_backward, product_sum, projected
+from hh_scaling.packing import Packed
 
 Saved = tuple[Tensor, ...]
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # others depend on the longest sequence of a batch
@@ -39,38 +39,6 @@ def can_pack(trunk: Any) -> bool:
     return all(type(layer) is LlamaDecoderLayer for layer in trunk.layers) and not any(
         name.endswith("bias") for name, _ in trunk.named_parameters()
     )
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How the width is divided, and the norms' epsilon."""
-
-    n_query: int
-    n_key: int
-    size: int
-    eps: float
-
-
-@dataclass(frozen=True)
-class Working:
-    """A layer's weights as its products take them, in their dtype."""
-
-    norm: Tensor  # (d,)
-    qkv: Tensor  # (H D + 2 K D, d), queries and keys in ``pairwise`` order
-    out: Tensor  # (d, H D)
-    norm2: Tensor  # (d,)
-    gate: Tensor  # (f, d)
-    up: Tensor  # (f, d)
-    down: Tensor  # (d, f)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a layer is computed on: the blocks of the packed rows, their rotation, and the rows that ask."""
-
-    blocks: Sequence[Block]
-    turn: Tensor  # (N, D / 2) complex: cos + i sin
-    wanted: Tensor | None  # (M,) rows, as many from every tree, tree after tree; None: all
 
 
 class PackedLlama:
@@ -90,9 +58,10 @@ class PackedLlama:
         """(M, d) float32, M the number of wanted rows (all N where None)."""
         x = self.trunk.embed_tokens(packed.tokens)
         turn = turn_at(self.trunk, x[None], packed.positions[None])[0]
+        back = torch.conj_physical(turn)
         layers = self.trunk.layers
         for i, layer in enumerate(layers):
-            rows = Rows(packed.blocks, turn, wanted if i == len(layers) - 1 else None)
+            rows = Rows(packed.blocks, turn, back, wanted if i == len(layers) - 1 else None)
             x = _Layer.apply(x, rows, self.heads, self.weights(i, layer), *parameters(layer))
         return x
 
@@ -133,7 +102,8 @@ def parameters(layer: Any) -> tuple[Tensor, ...]:
 
 def cast(weights: tuple[Tensor, ...], heads: Heads, dtype: torch.dtype) -> Working:
     """Working weights from a layer's parameters."""
-    norm, q, k, v, out, norm2, gate, up, down = (weight.to(dtype) for weight in weights)
+    scaled = (weights[0], weights[1] * heads.scale, *weights[2:])
+    norm, q, k, v, out, norm2, gate, up, down = (weight.to(dtype) for weight in scaled)
     qkv = torch.cat([pairwise(q, heads.size), pairwise(k, heads.size), v])
     return Working(norm, qkv, out, norm2, gate, up, down)
 
@@ -175,16 +145,6 @@ def turn_at(trunk: Any, x: Tensor, positions: Tensor) -> Tensor:
     return torch.complex(cos, sin)
 
 
-def rotated(x: Tensor, turn: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rotary embedding of (n, heads, rows, D), pairs being neighbours, in ``dtype``; its derivative where turn is conj.
-
-    turn (n, rows, D / 2) complex; computed in float32.
-    """
-    wide = torch.empty(x.shape, device=x.device).copy_(x)
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(turn[:, None])
-    return torch.view_as_real(pairs).flatten(-2).to(dtype)
-
-
 # ---------------------------------------------------------------- a layer
 
 
@@ -195,7 +155,8 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rows: Rows, heads: Heads, w: Working, *params: Tensor) -> Tensor:
         wanted = rows.wanted
         y, scale = normalise(x, heads.eps, w.out.dtype)
-        mixed, kept = attend(*projected(y * w.norm, w, wanted, heads), rows, heads)
+        read = y * w.norm
+        mixed, kept = attend(*projected(read, w, wanted, heads), rows, heads)
         x = (x if wanted is None else x[wanted]) + F.linear(mixed, w.out)
         y2, scale2 = normalise(x, heads.eps, w.out.dtype)
         h = y2 * w.norm2
@@ -204,19 +165,19 @@ class _Layer(torch.autograd.Function):
         inner = activated * up
         x += F.linear(inner, w.down)
         ctx.rows, ctx.heads, ctx.w = rows, heads, w
-        ctx.save_for_backward(y, scale, mixed, y2, scale2, h, gate, up, activated, inner, *kept)
+        ctx.save_for_backward(y, scale, read, mixed, y2, scale2, h, gate, up, activated, inner, *kept)
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        y, scale, mixed, y2, scale2, *rest = ctx.saved_tensors
+        y, scale, read, mixed, y2, scale2, *rest = ctx.saved_tensors
         mlp, kept = rest[:5], rest[5:]
         rows, heads, w = ctx.rows, ctx.heads, ctx.w
         grad_h, *grads_mlp = mlp_backward(grad.to(y.dtype), mlp, w)
         grad, grad_norm2 = norm_backward(grad, grad_h, y2, scale2, w.norm2)
         low = grad.to(y.dtype)
-        grad_h, grad_qkv = attend_backward(low @ w.out, kept, y * w.norm, w, rows, heads)
+        grad_h, grad_qkv = attend_backward(low @ w.out, kept, read, w, rows, heads)
         if rows.wanted is not None:
             whole = torch.zeros(len(y), grad.shape[1], dtype=grad.dtype, device=grad.device)
             grad = whole.index_add_(0, rows.wanted, grad)
@@ -224,14 +185,9 @@ class _Layer(torch.autograd.Function):
         query, key, value = grad_qkv.split([n * heads.size for n in (heads.n_query, heads.n_key, heads.n_key)])
         return (
             grad_x, None, None, None,
-            grad_norm, halves(query, heads.size).float(), halves(key, heads.size).float(), value.float(),
-            product_sum(low, mixed).float(), grad_norm2, *(g.float() for g in grads_mlp),
+            grad_norm, halves(query, heads.size).float() * heads.scale, halves(key, heads.size).float(),
+            value.float(), product_sum(low, mixed).float(), grad_norm2, *(g.float() for g in grads_mlp),
         )  # fmt: skip
-
-
-def product_sum(left: Tensor, right: Tensor) -> Tensor:
-    """left.T @ right over the rows: a weight's gradient."""
-    return left.T @ right
 
 
 def mlp_backward(grad: Tensor, saved: Saved, w: Working) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -243,87 +199,3 @@ def mlp_backward(grad: Tensor, saved: Saved, w: Working) -> tuple[Tensor, Tensor
     grad_gate = torch.ops.aten.silu_backward(grad_inner * up, gate)
     grad_h = torch.addmm(grad_gate @ w.gate, grad_up, w.up)
     return grad_h, product_sum(grad_gate, h), product_sum(grad_up, h), grad_down
-
-
-# ---------------------------------------------------------------- attention
-
-
-def projected(h: Tensor, w: Working, wanted: Tensor | None, heads: Heads) -> tuple[Tensor, Tensor]:
-    """(M, H, D) queries and (N, 2 K, D) keys and values, not rotated yet."""
-    if wanted is None:
-        both = F.linear(h, w.qkv).unflatten(-1, (-1, heads.size))
-        return both[:, : heads.n_query], both[:, heads.n_query :]
-    cut = heads.n_query * heads.size
-    query, key_value = F.linear(h[wanted], w.qkv[:cut]), F.linear(h, w.qkv[cut:])
-    return query.unflatten(-1, (-1, heads.size)), key_value.unflatten(-1, (-1, heads.size))
-
-
-def by_tree(x: Tensor, n_trees: int) -> Tensor:
-    """(n, heads, rows of a tree, D) view of a block's (rows, heads, D)."""
-    return x.unflatten(0, (n_trees, -1)).transpose(1, 2)
-
-
-def by_head(x: Tensor, n_key: int) -> Tensor:
-    """(n, heads, rows, D) as (n K, heads / K * rows, D), copied where it is a view: products of views are slow."""
-    return x.contiguous().view(len(x) * n_key, -1, x.shape[-1])
-
-
-def turns(rows: Rows, block: Block) -> tuple[Tensor, Tensor]:
-    """(n, rows, D / 2) rotations of a block's queries, times the scale of attention, and of its keys."""
-    keys = rows.turn[block.rows]
-    queries = keys if rows.wanted is None else rows.turn[rows.wanted[block.queries(True)]]
-    scale = (2 * keys.shape[-1]) ** -0.5
-    return (queries * scale).unflatten(0, (block.n_trees, -1)), keys.unflatten(0, (block.n_trees, -1))
-
-
-def attend(q: Tensor, kv: Tensor, rows: Rows, heads: Heads) -> tuple[Tensor, list[Tensor]]:
-    """(M, H D) attention of packed rows, each tree by itself, and every block's queries, keys, values and weights."""
-    mixed = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    kept: list[Tensor] = []
-    ends, n_key = rows.wanted is not None, heads.n_key
-    for block in rows.blocks:
-        asked, n = block.queries(ends), block.n_trees
-        turn_query, turn_key = turns(rows, block)
-        query = by_head(rotated(by_tree(q[asked], n), turn_query, q.dtype), n_key)
-        key = by_head(rotated(by_tree(kv[block.rows, :n_key], n), turn_key, q.dtype), n_key)
-        value = by_head(by_tree(kv[block.rows, n_key:], n), n_key)
-        scores = torch.bmm(query, key.transpose(1, 2))
-        scores.view(n, heads.n_query, -1, block.length).add_(block.bias_at(ends, scores.dtype))
-        weight = torch.softmax(scores, -1)
-        kept += [query, key, value, weight]
-        into = by_tree(mixed[asked], n)
-        into.copy_(torch.bmm(weight, value).view(into.shape))
-    return mixed.flatten(1), kept
-
-
-def attend_backward(
-    grad: Tensor, kept: Sequence[Tensor], h: Tensor, w: Working, rows: Rows, heads: Heads
-) -> tuple[Tensor, Tensor]:
-    """Gradients at the attention's normalised input (N, d) and of the matrix of queries, keys and values."""
-    n_query, n_key, size = heads.n_query, heads.n_key, heads.size
-    grad = grad.unflatten(-1, (n_query, size))
-    ends = rows.wanted is not None
-    grad_qkv = torch.zeros(len(h), (0 if ends else n_query) + 2 * n_key, size, dtype=h.dtype, device=h.device)
-    grad_q = torch.zeros_like(grad) if ends else grad_qkv[:, :n_query]
-    grad_k, grad_v = grad_qkv[:, -2 * n_key :].split(n_key, 1)
-    for i, block in enumerate(rows.blocks):
-        asked, n = block.queries(ends), block.n_trees
-        query, key, value, weight = kept[4 * i : 4 * i + 4]
-        incoming = by_head(by_tree(grad[asked], n), n_key)
-        grad_weight = torch.bmm(incoming, value.transpose(1, 2))
-        grad_score = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-        turn_query, turn_key = turns(rows, block)
-        for into, product, turn in (
-            (grad_q[asked], torch.bmm(grad_score, key), turn_query),
-            (grad_k[block.rows], torch.bmm(grad_score.transpose(1, 2), query), turn_key),
-            (grad_v[block.rows], torch.bmm(weight.transpose(1, 2), incoming), None),
-        ):
-            target = by_tree(into, n)
-            product = product.view(target.shape)
-            target.copy_(product if turn is None else rotated(product, turn.conj(), torch.float32))
-    flat = grad_qkv.flatten(1)
-    if rows.wanted is None:
-        return flat @ w.qkv, product_sum(flat, h)
-    cut, flat_q = n_query * size, grad_q.flatten(1)
-    grad_h = (flat @ w.qkv[cut:]).index_add_(0, rows.wanted, flat_q @ w.qkv[:cut])
-    return grad_h, torch.cat([product_sum(flat_q, h[rows.wanted]), product_sum(flat, h)])

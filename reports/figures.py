@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import frontier_figures, tax_figures
+from reports import frontier_figures, law_figures, policy_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
-from reports.pm_registry import PM_FIGURES, RATE_FIGURES
+from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
     *PM_FIGURES,
+    *REFERENCE_FIGURES,
     FigureSpec(
         name="figure-04-samples",
         section="frontier",
@@ -50,6 +51,46 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
     ),
     FigureSpec(
+        name="kl-estimators",
+        section="frontier",
+        title="KL from the reference by every estimator",
+        caption="Mean over the same held-out prompts with 95 % intervals, summed over the tokens sampled and never "
+        "clamped, each run a line. Exact (over the whole vocabulary at every token), k1 and k3 estimate the same "
+        "KL(policy ‖ reference) and should agree within their intervals; once KL is large k3 is heavy-tailed, and its "
+        "mean and interval come out too low more often than not. Reversed is KL(reference ‖ policy) on responses of "
+        "the reference, another quantity.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.kl_table,
+        draw=policy_figures.draw_kl,
+        columns=3,
+    ),
+    FigureSpec(
+        name="responses-along-training",
+        section="frontier",
+        title="How responses change along RLHF",
+        caption="Single runs with 95 % intervals over the same held-out prompts. Entropy is exact, over all tokens "
+        "sampled. Different words and word pairs are counted over all responses of an evaluation together (distinct-n; "
+        "jackknife intervals). With length held, the change of the score is read off at the mean length of the first "
+        "evaluation, by a line of score on length through each evaluation's responses.",
+        why_empty="the study has no policy with evaluations.",
+        table=policy_figures.responses_table,
+        draw=policy_figures.draw_responses,
+        columns=3,
+    ),
+    FigureSpec(
+        name="slopes-by-size",
+        section="frontier",
+        title="Slope of score against √KL by size",
+        caption="Lines through the origin, means over each size's runs with 95 % intervals from the spread between "
+        "runs of all sizes; dashed the slope common to all sizes. PM scores are in standard deviations of that PM's "
+        "held-out scores, since every size is scored by PMs of its own. Parallel lines would lie on one level.",
+        why_empty="there are no policies of two sizes.",
+        table=law_figures.slopes_table,
+        draw=law_figures.draw_slopes,
+        columns=3,
+        optional=True,
+    ),
+    FigureSpec(
         name="figure-03-mean-accuracy",
         section="tax",
         title="Mean benchmark accuracy before and after RLHF",
@@ -83,6 +124,19 @@ FIGURES: tuple[FigureSpec, ...] = (
         table=tax_figures.tax_table,
         draw=tax_figures.draw_tax,
         columns=3,
+    ),
+    FigureSpec(
+        name="tax-against-reward",
+        section="tax",
+        title="The alignment tax against the gold reward",
+        caption="Mean tax over tasks and rise of the gold score at the same checkpoints, mean over runs, 95 % "
+        "intervals of the tax; positive is a cost. Points at a gold reward that all runs reached are read between "
+        "checkpoints.",
+        why_empty="no policy has both benchmarks and a gold score.",
+        table=law_figures.reward_table,
+        draw=law_figures.draw_reward,
+        columns=2,
+        optional=True,
     ),
     *RATE_FIGURES,
 )

@@ -10,6 +10,7 @@ from analysis.rate_check import RATE_RULE
 from reports.formats import format_estimate, format_number, join_words, plural
 from reports.frontier_figures import unresolved
 from reports.gold_source import gold_sentence, scorer_sentences
+from reports.law_sentences import law_methods
 from reports.results import has_value, rows_of, usable
 
 Row = Mapping[str, Any]
@@ -108,8 +109,15 @@ def method_sentences(results: Row) -> list[str]:
             "label probability p is known."
         )
     lines += _further(results)
+    if rows_of(results, "distillation"):
+        lines.append(
+            "Context distillation minimises KL(teacher ‖ model) after every token but the first of each text; the "
+            "teacher is a base that has read the prompt, and the model has not. The KL is over the teacher's most "
+            "likely tokens and one bucket for all others, a lower bound on that over all tokens. Models learn on "
+            "dialogues of the train half and plain training text; the numbers are of held-out text."
+        )
     if rows_of(results, "frontier"):
-        lines.append(_kl(results))
+        lines += [_kl(results), _responses(results)]
         lines.append(
             "Scores along RLHF are mean differences from the same policy's start on the same prompts. "
             "√KL = √max(KL, 0), its standard error se(KL) / (2 √KL). Lines are score = c · √KL, through the origin, "
@@ -119,6 +127,7 @@ def method_sentences(results: Row) -> list[str]:
         lines += [_gold_rule(results), gold_sentence(results), *scorer_sentences(results)]
     if rows_of(results, "tax"):
         lines.append(_tax(results))
+    lines += law_methods(results)
     lines.append(
         "Intervals are 95 %, from t with standard errors clustered by conversation, prompt or document; where several "
         "runs met the same items, items and runs are crossed. With two seeds the training variance is barely known and "
@@ -205,13 +214,36 @@ def _seeds(results: Row) -> str:
 
 
 def _kl(results: Row) -> str:
-    estimators = sorted({row["kl"].get("estimator", "k1") for row in rows_of(results, "frontier")})
-    prompts = sorted({row["kl"]["n"] for row in rows_of(results, "frontier") if row["kl"].get("n")})
+    rows = rows_of(results, "frontier")
+    estimators = sorted({row["kl"].get("estimator", "k1") for row in rows})
+    prompts = sorted({row["kl"]["n"] for row in rows if row["kl"].get("n")})
     numbers = join_words([f"{n:,}" for n in prompts])
+    text = (
+        f"KL(policy ‖ reference) is the {join_words(estimators)} estimate, in nats, mean over {numbers} prompts, one "
+        "response each: "
+    )
+    if "exact" in estimators:
+        text += (
+            "the sum over sampled tokens of the KL between the two next-token distributions, over the whole "
+            "vocabulary. A stop text's tokens count, though the response is cut before them. The sums of ln policy − "
+            "ln reference (k1) and of r − 1 − ln r with r = reference / policy (k3) have the same mean and more "
+            "spread; k3's grows fast with KL. "
+        )
+    if "k1" in estimators:
+        text += "k1 is the sum over response tokens of ln policy − ln reference. "
     return (
-        f"KL(policy ‖ reference) is the {join_words(estimators)} estimate: the sum over response tokens of ln policy − "
-        f"ln reference, in nats, mean over {numbers} prompts, one response each. It is unbiased and may come out "
-        "negative; it is kept with its sign in the tables."
+        text + "All are unbiased and none is clamped: k1 may come out negative and is kept with its sign in the tables."
+    )
+
+
+def _responses(results: Row) -> str:
+    if not any(has_value(row.get("score_train_controlled")) for row in rows_of(results, "frontier")):
+        return ""
+    return (
+        "With length held, a score's change is (mean s − b · (mean l − mean l₀)) − mean s₀: s and l are the scores and "
+        "lengths of an evaluation's responses, those with ₀ the first evaluation's, b the least-squares slope of s on "
+        "l. It takes out what goes with length, which need not be what length causes. Distinct-n is the number of "
+        "different n-grams of words in all responses of an evaluation over the number of all."
     )
 
 

@@ -1,8 +1,9 @@
-"""The figures of preference models and of the check of learning rates, as entries of the registry."""
+"""The figures of preference models, of the reference and of the check of learning rates, as entries of the registry."""
 
 from __future__ import annotations
 
 from reports import (
+    distillation_figures,
     pm_data_figures,
     pm_figures,
     pm_mixing_figures,
@@ -195,6 +196,34 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         table=pm_mixing_figures.weights_table,
         draw=pm_mixing_figures.draw_grid,
         columns=3,
+        optional=True,
+    ),
+)
+
+REFERENCE_FIGURES: tuple[FigureSpec, ...] = (
+    FigureSpec(
+        name="figure-30-distillation",
+        section="reference",
+        title="Divergence from the prompted teacher along context distillation",
+        caption="After figure 30 of Bai et al. (2022). A line a run: KL(teacher ‖ student) in nats a token of the "
+        "examples of each part of the one pass, before its steps, with 95 % intervals over batches. The teacher reads "
+        "the prompt and the student does not; the KL is over the teacher's most likely tokens and one bucket "
+        "for all others.",
+        why_empty="no reference was made by context distillation.",
+        table=distillation_figures.curve_table,
+        draw=distillation_figures.draw_curve,
+        optional=True,
+    ),
+    FigureSpec(
+        name="distillation-losses",
+        section="reference",
+        title="What distilled models make of held-out text",
+        caption="Held-out responses (end token included) and plain text, means over runs with 95 % intervals; changes "
+        "are paired by conversation or document and run. The base with the prompt is of the model's own size.",
+        why_empty="no reference was made by context distillation.",
+        table=distillation_figures.loss_table,
+        draw=distillation_figures.draw_losses,
+        columns=2,
         optional=True,
     ),
 )

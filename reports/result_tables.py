@@ -141,6 +141,7 @@ def pooled_table(results: Row) -> HtmlTable:
             at_label(row),
             str(row["before"]),
             format_estimate(row, signed=True, scale=100),
+            "–" if row.get("random_effect") is None else format_estimate(row["random_effect"], signed=True, scale=100),
             f"{row['n_tasks']}: {join_words(list(map(str, row['tasks'])))}" if row["tasks"] else "0",
             str(row["n_seeds"]),
             "–" if row.get("at_sqrt_kl") is None else format_number(row["at_sqrt_kl"], 2),
@@ -148,24 +149,37 @@ def pooled_table(results: Row) -> HtmlTable:
         ]
         for row in rows_of(results, "pooled")
     ]
-    head = ["model", "taken", "before", "mean tax (normalised points)", "tasks", "seeds", "√KL there", "note"]
+    head = ["model", "taken", "before", "mean tax (normalised points)", "random effect over tasks", "tasks", "seeds"]
     return HtmlTable(
-        "Mean alignment tax by size; positive is a cost", head, rows, empty="No tax.", wide=(4, 7), numbers=(5, 6)
+        "Mean alignment tax by size; positive is a cost",
+        [*head, "√KL there", "note"],
+        rows,
+        empty="No tax.",
+        wide=(5, 8),
+        numbers=(6, 7),
     )
 
 
 def tax_rows_table(results: Row) -> HtmlTable:
     """Every tax with its verdict: model, task, place, scores before and after, tax in its own and normalised unit."""
     rows = [_tax_cells(row) for row in rows_of(results, "tax")]
-    head = ["model", "task", "taken", "before RLHF", "after", "tax", "normalised tax (points)", "p (Holm)"]
+    head = ["model", "task", "taken", "before RLHF", "after", "tax", "normalised tax (points)"]
+    head += ["share of the above-chance score", "p (Holm)", "q (map)"]
     return HtmlTable(
         "Alignment tax by task; positive is a cost",
         [*head, "detectable (80 % power, at Holm's level)", "items, seeds", "verdict", "note"],
         rows,
         empty="No benchmark was taken both before and after RLHF.",
-        verdicts=(10,),
-        wide=(11,),
+        verdicts=(12,),
+        wide=(13,),
     )
+
+
+def _share(ratio: Row | None) -> str:
+    """The share of the above-chance score that was lost; a dash where there is none to lose a share of."""
+    if ratio is None or ratio.get("value") is None or ratio.get("kind") != "interval":
+        return "–"
+    return format_estimate({**ratio, "n": None}, signed=True)
 
 
 def _tax_cells(row: Row) -> list[str]:
@@ -181,7 +195,9 @@ def _tax_cells(row: Row) -> list[str]:
         format_estimate(row.get("after_score")),
         format_estimate(own, signed=True) if normalised is None else format_estimate(own, signed=True, scale=100),
         "–" if normalised is None else format_estimate({**normalised, "n": None}, signed=True, scale=100),
+        _share(row.get("lost_share")),
         "–" if row.get("p_adjusted") is None else format_p(row["p_adjusted"]),
+        "–" if row.get("q_bh") is None else format_p(row["q_bh"]),
         "–" if row.get("mde") is None else f"{format_number(row['mde'] * scale, 1 if scale > 1 else 3)} {unit}",
         f"{row['n_items']:,}, {row['n_seeds']}",
         str(row["verdict"]) if row.get("informative", True) else "at chance",

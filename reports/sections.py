@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from reports import (
+    distillation_sentences,
+    law_sentences,
     method,
     pm_pretraining_sentences,
     pm_probe_sentences,
@@ -15,9 +17,11 @@ from reports import (
     pm_tables,
     rate_sentences,
     result_tables,
+    reward_sentences,
     sentences,
     tables,
     tax_sentences,
+    tax_tables,
 )
 from reports.figure_spec import Section
 from reports.figures import FIGURES
@@ -27,7 +31,7 @@ from reports.results import models_by_size, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
-OPTIONAL = ("scores", "mixing", "rates")  # sections left out where the study has nothing for them
+OPTIONAL = ("scores", "mixing", "reference", "predictions", "rates")  # left out where the study has nothing for them
 
 
 @dataclass(frozen=True)
@@ -156,22 +160,44 @@ def _pm_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection
 
 
 def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
-    """Policies, their tax, and learning rates."""
+    """References, policies, their tax, and learning rates."""
     shown = partial(shown_in, figures)
     return [
         ReportSection(
+            "reference",
+            "The reference: context distillation",
+            sentences=distillation_sentences.distillation_sentences(results),
+            figures=shown("reference"),
+            tables=distillation_sentences.distillation_tables(results),
+        ),
+        ReportSection(
             "frontier",
             "Reward against √KL",
-            sentences=sentences.frontier_sentences(results),
+            sentences=[*sentences.frontier_sentences(results), *law_sentences.law_sentences(results)],
             figures=shown("frontier"),
-            tables=[result_tables.frontier_table(results)],
+            tables=[result_tables.frontier_table(results), *law_sentences.law_tables(results)],
         ),
         ReportSection(
             "tax",
             "Benchmarks and the alignment tax",
-            sentences=tax_sentences.tax_sentences(results),
+            sentences=[
+                *tax_sentences.tax_sentences(results),
+                *reward_sentences.reward_sentences(results),
+                *tax_tables.more_sentences(results),
+            ],
             figures=shown("tax"),
-            tables=[result_tables.pooled_table(results), result_tables.tax_rows_table(results)],
+            tables=[
+                result_tables.pooled_table(results),
+                result_tables.tax_rows_table(results),
+                *reward_sentences.reward_tables(results),
+                *tax_tables.more_tables(results),
+            ],
+        ),
+        ReportSection(
+            "predictions",
+            "Predicting the largest sizes",
+            sentences=reward_sentences.prediction_sentences(results),
+            tables=[reward_sentences.prediction_table(results)],
         ),
         ReportSection(
             "rates",

@@ -17,6 +17,7 @@ from reports.formats import plain_label
 from reports.results import estimate_cells, has_value, reference_levels, rows_of, tidy
 
 BEFORE, END = "before RLHF", "end of RLHF"
+RIGHT = ("acc", "exact_match")  # shares of items answered right
 CHANCE = "chance"
 MARGIN = "margin"
 MEAN = "mean of tasks above chance"
@@ -28,7 +29,7 @@ Row = Mapping[str, Any]
 
 def mean_table(results: Row) -> pd.DataFrame:
     """Tidy rows of figure 3: mean accuracy over the tasks that every size took, before and at the end."""
-    rows = [row for row in _scores(results) if row["metric"] == "acc"]
+    rows = [row for row in _scores(results) if row["metric"] in RIGHT]
     out: list[dict[str, Any]] = []
     for form in dict.fromkeys(row["k_shot"] for row in rows):
         here = [row for row in rows if row["k_shot"] == form]
@@ -64,7 +65,7 @@ def task_label(task: str, form: str, k_shot: int) -> str:
 
 def _scores(results: Row) -> list[dict[str, Any]]:
     """Benchmark rows of the base models ("before", as in the paper) and of the policies at their end, by size."""
-    rows = [row for row in rows_of(results, "benchmarks") if has_value(row["score"])]
+    rows = [row for row in rows_of(results, "benchmarks") if has_value(row["score"]) and row["metric"] != "bias"]
     before = [{**row, "series": BEFORE} for row in rows if row["stage_kind"] == "base"]
     end = [{**row, "series": END} for row in rows if row["stage_kind"] == "ppo" and row.get("at") == "end"]
     return sorted(before + end, key=lambda row: (row["n_params"], row["series"] == END, row["stage_id"]))

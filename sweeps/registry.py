@@ -44,5 +44,5 @@ def check_tasks(loaded: LoadedStudy) -> None:
     unknown = unknown_tasks((name for name in section.tasks if name not in OWN_TASKS), folder)
     for name, hint in unknown.items():
         key = ("benchmarks", "tasks", section.tasks.index(name))
-        allowed = f"{', '.join(OWN_TASKS)}, or a task of lm-eval{hint}"
+        allowed = f"what hh-scaling tasks lists, or a task of lm-eval{hint}"
         loaded.document.complain(key, f"is '{name}', which is not known (allowed: {allowed})")

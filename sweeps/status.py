@@ -50,7 +50,25 @@ def study_status(root: Path, verify: bool = False) -> dict[str, Any]:
         "runs": str(root),
         "counts": dict(Counter(state.status for state in states.values())),
         "stages": [asdict(state) for state in states.values()],
+        "evaluation_shares": evaluation_shares(study["stages"], states),
     }
+
+
+def evaluation_shares(stages: list[dict[str, Any]], states: dict[str, StageStatus]) -> list[dict[str, Any]]:
+    """By policy that has been trained and evaluated: the seconds of its evaluations over those of its PPO run."""
+    seconds = {stage_id: state.seconds for stage_id, state in states.items() if state.status in ("done", "diverged")}
+    spent: dict[str, list[float]] = {}
+    for stage in stages:
+        own = seconds.get(stage["stage_id"])
+        if stage["kind"] in ("benchmark", "behaviour") and own is not None:
+            spent.setdefault(stage["parents"].get("model", ""), []).append(own)
+    return [
+        {"policy": stage["stage_id"], "n_evaluations": len(spent[stage["stage_id"]]),
+         "evaluation_seconds": sum(spent[stage["stage_id"]]), "ppo_seconds": ppo,
+         "share": sum(spent[stage["stage_id"]]) / ppo}
+        for stage in stages
+        if stage["kind"] == "ppo" and stage["stage_id"] in spent and (ppo := seconds.get(stage["stage_id"]))
+    ]  # fmt: skip
 
 
 def stage_status(store: RunStore, stage_id: str, kind: str, verify: bool) -> StageStatus:

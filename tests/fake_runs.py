@@ -306,6 +306,7 @@ class Builder:
         prompts = np.arange(shape.prompts)
         level = rng.normal(0, 1, (3, shape.prompts))
         rows: list[pd.DataFrame] = []
+        own = np.random.default_rng([n_params, seed, 11])  # of what was added later, so that all else stays
         for step in shape.steps:
             d = truth.max_sqrt_kl * (step / shape.steps[-1]) ** 0.7
             noise = rng.normal(0, 0.3, (3, shape.prompts))
@@ -318,7 +319,7 @@ class Builder:
                 "kl_k1": kl, "kl_k3": np.abs(kl), "score_train": train, "score_test": test, "gold": gold,
                 "gold_helpful": gold / 2, "gold_harmless": gold / 2, "length": 20 + rng.integers(0, 8, shape.prompts),
                 "ended": rng.random(shape.prompts) < 0.9,
-            }))  # fmt: skip
+            }).assign(**later_columns(own, d, shape.prompts)))  # fmt: skip
         evals = pd.concat(rows, ignore_index=True)
 
         def fill(folder: Path, writer: StageWriter) -> dict[str, Any]:
@@ -451,17 +452,44 @@ def write_samples(folder: Path, evals: pd.DataFrame) -> None:
             stream.write(json.dumps(kept | texts) + "\n")
 
 
+def later_columns(rng: np.random.Generator, d: float, prompts: int) -> dict[str, Any]:
+    """The exact KL (a third of k1's spread), that of the reference (1.2 times the policy's), entropy and tokens."""
+    exact, reverse = d**2 + rng.normal(0, 0.1 * d, prompts), 1.2 * d**2 + rng.normal(0, 0.1 * d, prompts)
+    return {
+        "kl_exact": exact, "reverse_kl_exact": reverse, "reverse_kl_k1": reverse + rng.normal(0, 0.3 * d, prompts),
+        "reverse_kl_k3": np.abs(reverse), "entropy": 2.0 - 0.3 * d + rng.normal(0, 0.1, prompts),
+        "sampled_tokens": rng.integers(20, 28, prompts).astype(float),
+        "reverse_sampled_tokens": np.full(prompts, 24.0),
+    }  # fmt: skip
+
+
 def write_metrics(folder: Path, writer: StageWriter, evals: pd.DataFrame) -> list[dict[str, Any]]:
     """Evaluation rows in metrics.jsonl and checkpoints.json: the first step past sqrt(KL) = 1, and the end."""
-    measured = ("kl_k1", "kl_k3", "score_train", "score_test", "gold", "gold_helpful", "gold_harmless", "length")
+    measured = (
+        "kl_k1",
+        "kl_k3",
+        "kl_exact",
+        "score_train",
+        "score_test",
+        "gold",
+        "gold_helpful",
+        "gold_harmless",
+        "length",
+    )
     checkpoints: list[dict[str, Any]] = []
     for step, part in evals.groupby("step"):
         means = {name: estimate(part[name].to_numpy(float)) for name in (*measured, "ended")}
         at = {"step": int(step), "samples": int(step) * 256}  # type: ignore[call-overload]
         spent = {"tokens": at["step"] * 7000, "flops": at["step"] * 1e7, "seconds": 0.1 * at["step"]}
-        writer.log({"type": "eval", **at, **means, "entropy": {"value": 2.0, "se": 0.01, "n": 96}, **spent})
-        root = math.sqrt(max(means["kl_k1"]["value"], 0))
-        at |= {"sqrt_kl": root, "kl_k1": means["kl_k1"]}
+        first = evals[evals.step == evals.step.min()]
+        change = {
+            n: estimate(part[n].to_numpy(float) - first[n].to_numpy(float)) for n in ("score_train", "score_test")
+        }
+        late = {f"{n}_controlled": values for n, values in change.items()}  # lengths do not change
+        late |= {f"distinct_{n}": {"value": 0.1 * n, "se": 0.01, "n": len(part)} for n in (1, 2)}
+        writer.log({"type": "eval", **at, **means, **late, "entropy": {"value": 2.0, "se": 0.01, "n": 96}, **spent})
+        root = math.sqrt(max(means["kl_exact"]["value"], 0))
+        at |= {"sqrt_kl": root, "kl_k1": means["kl_k1"], "kl_exact": means["kl_exact"]}
         if root >= 1.0 and not checkpoints:
             checkpoints.append({"name": "sqrt_kl=1.0", **at, "path": "checkpoints/sqrt_kl=1.0"})
     checkpoints.append({"name": "end", **at, "path": "model"})

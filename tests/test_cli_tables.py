@@ -141,7 +141,7 @@ def test_analyze_and_compare(tmp_path: Path) -> None:
         "compare.svg",
         "compare.png",
     }
-    assert call("compare", *runs).stdout.count("world_facts (cloze)") == 2
+    assert call("compare", *runs).stdout.count("world_facts (cloze)") == 4  # at the end and at equal gold reward
     for args in (("analyze", tmp_path / "none"), ("compare", runs[0]), ("report", tmp_path / "none")):
         failed = call(*args)
         assert failed.exit_code == 2 and failed.stderr.count("\n") == 1

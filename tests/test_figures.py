@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.results import analyze
-from reports import compare_figures, frontier_figures, pm_figures, save, style, tax_figures
+from reports import compare_figures, frontier_figures, pm_figures, policy_figures, save, style, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.figures import FIGURES, alt_text
 from reports.formats import (
@@ -324,6 +324,30 @@ def test_every_task_has_its_panel_and_chance_line(results: Results) -> None:
     for (task, form), chance in chances.items():
         rows = table[(table["panel"] == tax_figures.task_label(task, form, 0)) & (table["layer"] == "reference")]
         assert rows["y"].tolist() == ([] if chance is None else [chance])
+
+
+def test_kl_is_shown_by_every_estimator_and_size(results: Results) -> None:
+    """Each point is the frontier's own estimate with its interval; one panel a size."""
+    table = points(policy_figures.kl_table(results))
+    assert set(table["series"]) == set(policy_figures.ESTIMATORS) and len(set(table["panel"])) == 3
+    for name, column in policy_figures.ESTIMATORS.items():
+        ours = points(table, series=name)
+        wanted = {(row["stage_id"], row["step"]): row[column] for row in results["frontier"]}
+        assert len(ours) == len(wanted)
+        for run, step, y, low in zip(ours["run"], ours["x"], ours["y"], ours["low"], strict=True):
+            assert (y, low) == (wanted[run, step]["value"], wanted[run, step]["low"])
+
+
+def test_what_was_not_measured_is_not_drawn(results: Results) -> None:
+    """Results of an earlier version: k1 and k3 alone, and only the panels there are numbers for."""
+    old = copy.deepcopy(results)
+    for row in old["frontier"]:
+        row.update(dict.fromkeys(("kl_exact", "reverse_kl_exact", "entropy", "distinct_1", "distinct_2")))
+        row["score_train_controlled"] = None
+    assert set(policy_figures.kl_table(old)["series"]) == {"k1", "k3"}
+    panels = set(policy_figures.responses_table(old)["panel"])
+    assert panels == {"Response length, tokens", "Share cut off by the limit", "Train PM's score, change"}
+    assert len(set(policy_figures.responses_table(results)["panel"])) == len(policy_figures.MEASURES)
 
 
 # ---------------------------------------------------------------- every figure

@@ -38,15 +38,40 @@ def test_rows_are_paired_means(study: Study, curves: list[Curve]) -> None:
     assert last["score_train"]["value"] == pytest.approx(change.mean())
     assert last["score_train"]["se"] == pytest.approx(stats.sem(change))
     assert last["score_train"]["raw"] == pytest.approx(values["score_train"][-1].mean())
-    kl, se = values["kl_k1"][-1].mean(), stats.sem(values["kl_k1"][-1])
+    kl, se = values["kl_exact"][-1].mean(), stats.sem(values["kl_exact"][-1])
     assert (last["kl"]["value"], last["kl"]["se"]) == pytest.approx((kl, se))
     assert last["sqrt_kl"] == pytest.approx(kl**0.5) and last["sqrt_kl_se"] == pytest.approx(se / (2 * kl**0.5))
     assert last["seconds"] is not None and last["seed_pm"] == last["seed_base"] == 0
 
 
+def test_every_estimator_stands_in_its_own_column(study: Study, curves: list[Curve]) -> None:
+    """Means and errors against scipy; per token, sums over all tokens; from the metrics, value and error as logged."""
+    last, values = frontier_rows(study, curves[:1])[-1], curves[0].values
+    assert last["kl"]["estimator"] == "exact" and last["kl"]["value"] == last["kl_exact"]["value"]
+    for name in ("kl_k1", "kl_k3", "kl_exact", "reverse_kl_k1", "reverse_kl_k3", "reverse_kl_exact"):
+        found = (last[name]["value"], last[name]["se"])
+        assert found == pytest.approx((values[name][-1].mean(), stats.sem(values[name][-1])))
+    tokens = values["sampled_tokens"][-1]
+    assert last["kl_per_token"]["value"] == pytest.approx(values["kl_exact"][-1].sum() / tokens.sum())
+    assert last["entropy"]["value"] == pytest.approx(np.average(values["entropy"][-1], weights=tokens))
+    assert last["truncated"]["value"] == pytest.approx(1 - last["ended"]["value"])
+    assert (last["distinct_2"]["value"], last["distinct_2"]["se"]) == (0.2, 0.01)
+    wide = stats.t.ppf(0.975, SHAPE.prompts - 1) * last["score_train_controlled"]["se"]
+    assert last["score_train_controlled"]["high"] == pytest.approx(last["score_train"]["value"] + wide)
+    assert last["score_gold_controlled"] is None
+
+
+def test_a_run_without_the_exact_kl_is_placed_by_k1(study: Study, curves: list[Curve]) -> None:
+    later = [n for n in curves[0].values if n.startswith(("reverse", "kl_exact", "entropy", "sampled"))]
+    old = Curve(**{**vars(curves[0]), "values": {n: v for n, v in curves[0].values.items() if n not in later}})
+    row = frontier_rows(study, [old])[-1]
+    assert row["kl"]["estimator"] == "k1" and row["kl"]["value"] == row["kl_k1"]["value"]
+    assert all(row[n] is None for n in ("kl_exact", "reverse_kl_exact", "kl_per_token", "entropy"))
+
+
 def test_negative_kl_stays_negative_in_the_table(study: Study, curves: list[Curve]) -> None:
     values = dict(curves[0].values)
-    values["kl_k1"] = values["kl_k1"] - values["kl_k1"].mean(axis=1, keepdims=True) - 0.01
+    values["kl_exact"] = values["kl_exact"] - values["kl_exact"].mean(axis=1, keepdims=True) - 0.01
     shifted = Curve(**{**vars(curves[0]), "values": values})
     row = frontier_rows(study, [shifted])[-1]
     assert row["kl"]["value"] == pytest.approx(-0.01) and row["sqrt_kl"] == 0 and row["sqrt_kl_se"] is None
@@ -73,7 +98,7 @@ def test_one_runs_interval_is_over_prompts(curves: list[Curve]) -> None:
     """The prompt bootstrap's error against a jackknife over prompts (both are consistent; 15 % for 400 draws)."""
     curve = curves[0]
     fit = next(f for f in frontier_fits([curve]) if f.group == "12k seed 0" and f.y == "score_train")
-    kl, score = curve.values["kl_k1"], curve.relative("score_train")
+    kl, score = curve.values["kl_exact"], curve.relative("score_train")
     assert score is not None
     left_out = []
     for prompt in range(kl.shape[1]):
@@ -94,9 +119,9 @@ def test_exponents_are_about_one(curves: list[Curve]) -> None:
 def blurred(curve: Curve, first: int, kl: float = 0.01) -> Curve:
     """The curve with a KL of ``kl`` give or take ten times that at the steps up to ``first``."""
     values = dict(curve.values)
-    values["kl_k1"] = values["kl_k1"].copy()
-    wide = 10 * kl * np.sqrt(values["kl_k1"].shape[1]) * np.tile([1.0, -1.0], values["kl_k1"].shape[1] // 2)
-    values["kl_k1"][1 : first + 1] = kl + wide
+    values["kl_exact"] = values["kl_exact"].copy()
+    wide = 10 * kl * np.sqrt(values["kl_exact"].shape[1]) * np.tile([1.0, -1.0], values["kl_exact"].shape[1] // 2)
+    values["kl_exact"][1 : first + 1] = kl + wide
     return Curve(**{**vars(curve), "values": values})
 
 

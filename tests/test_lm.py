@@ -19,8 +19,10 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import processors
 from transformers import PreTrainedModel
 
+from hh_scaling.configs import Compute
 from hh_scaling.lm import CausalLM
-from hh_scaling.token_trees import Scorable, TreeScorer, grow
+from hh_scaling.token_trees import Rule, Scorable, Tree, grow, seen
+from hh_scaling.tree_logprobs import TreeScorer
 from tests.tiny_eval import CONTEXT, make_model, make_tokenizer, sentences
 
 TOLERANCE = 1e-4
@@ -101,7 +103,7 @@ def test_loglikelihoods_equal_lm_evals(make: Any, model: PreTrainedModel, tokeni
     asked = requests(make())
     lm = CausalLM(model, tokenizer)
     assert_same(lm.loglikelihood(asked), theirs(model, tokenizer).loglikelihood(asked, disable_tqdm=True))
-    assert lm.scorer.may_share  # what is compared did share beginnings
+    assert lm.scorer.packed or lm.scorer.may_share  # what is compared did share beginnings
 
 
 def test_one_continuation_is_greedy(model: PreTrainedModel, tokenizer: Any) -> None:
@@ -115,14 +117,16 @@ def test_one_continuation_is_greedy(model: PreTrainedModel, tokenizer: Any) -> N
 
 def test_scores_do_not_depend_on_the_token_budget(model: PreTrainedModel, tokenizer: Any) -> None:
     asked = requests(four_choices() + minimal_pairs() + odd_ones())
-    first, *others = (CausalLM(model, tokenizer, batch_tokens=n).loglikelihood(asked) for n in (1, 97, 8192))
+    first, *others = (
+        CausalLM(model, tokenizer, Compute(micro_batch_tokens=n)).loglikelihood(asked) for n in (1, 97, 8192)
+    )
     for other in others:
         assert_same(other, first)
 
 
 def test_forward_passes_keep_to_the_budget_and_share_contexts(llama: PreTrainedModel, tokenizer: Any) -> None:
     asked, seen = requests(four_choices()), []
-    CausalLM(llama, tokenizer, batch_tokens=100, on_batch=seen.append).loglikelihood(asked)
+    CausalLM(llama, tokenizer, Compute(micro_batch_tokens=100), on_batch=seen.append).loglikelihood(asked)
     alone = sum(len(tokenizer.encode(c + t)) - 1 for c, t in (request.args for request in asked))
     assert sum(batch.n_tokens for batch in seen) < 0.6 * alone
     assert sum(batch.share for batch in seen) == pytest.approx(1)
@@ -131,27 +135,135 @@ def test_forward_passes_keep_to_the_budget_and_share_contexts(llama: PreTrainedM
 
 
 def test_a_tree_holds_its_sequences() -> None:
-    sequences = [Scorable([5, 6, 7, 8], 2), Scorable([5, 6, 9, 4, 3], 3)]
-    (tree,) = grow([0, 1], sequences)
-    assert (tree.tokens, tree.positions, tree.branches) == ([5, 6, 7, 9, 4], [0, 1, 2, 2, 3], [0, 0, 1, 2, 2])
-    assert [(t.index, t.places, t.tokens) for t in tree.targets] == [(0, [1, 2], [7, 8]), (1, [1, 3, 4], [9, 4, 3])]
-    assert len(grow([0, 1], [Scorable([1, 2, 3], 1), Scorable([4, 2, 3], 1)])) == 2  # nothing in common
+    sequences = [
+        Scorable([5, 6, 9, 4, 3], 3),
+        Scorable([5, 6, 7, 8], 2),
+        Scorable([8, 5], 1),
+        Scorable([5, 6, 7, 1], 1),
+    ]
+    (tree,) = grow(sequences, Rule())
+    assert (tree.tokens, tree.positions) == ([5, 6, 7, 9, 4, 8], [0, 1, 2, 2, 3, 0])
+    assert tree.ends == [5, 5, 3, 5, 5, 6]
+    assert {t.index: (t.places, t.tokens) for t in tree.targets} == {
+        0: ([1, 3, 4], [9, 4, 3]),
+        1: ([1, 2], [7, 8]),
+        2: ([5], [5]),
+        3: ([2], [1]),
+    }
+    assert not tree.is_chain and tree.places == [1, 2, 3, 4, 5]
+    assert len(grow(sequences, Rule(least_shared=0.5))) == 2  # [8] has nothing in common with the others
+    assert len(grow(sequences, Rule(most=4))) == 3
+
+
+def random_sequences(n: int, seed: int) -> list[Scorable]:
+    """Of few different tokens, so that many begin alike and some are others' beginnings."""
+    dice = random.Random(seed)
+    rows = [[dice.randrange(3) for _ in range(dice.randint(2, 9))] for _ in range(n)]
+    return [Scorable(row, dice.randint(0, len(row) - 1)) for row in rows]
+
+
+@pytest.mark.parametrize("rule", [Rule(), Rule(most=20), Rule(least_shared=0.5), Rule(deepest=5)])
+def test_every_token_sees_its_sequence_and_no_other(rule: Rule) -> None:
+    """By brute force: what a place sees, read in order, is the sequence up to it."""
+    sequences = random_sequences(200, seed=4)
+    found: dict[int, int] = {}
+    for tree in grow(sequences, rule):
+        sees = seen(torch.tensor([tree.ends]))[0]
+        for target in tree.targets:
+            sequence = sequences[target.index]
+            assert target.tokens == sequence.tokens[-sequence.n_scored :]
+            for back, place in enumerate(reversed(target.places)):
+                before = [tree.tokens[i] for i in sees[place].nonzero().flatten()]
+                assert before == sequence.tokens[: len(sequence.tokens) - 1 - back]
+                assert tree.positions[place] == len(before) - 1
+            found[target.index] = found.get(target.index, 0) + 1
+    assert found == {i: 1 for i, sequence in enumerate(sequences) if sequence.n_scored}
+
+
+def test_rows_lay_every_different_beginning_once() -> None:
+    """In one row there are as many tokens as the sequences have different beginnings."""
+    sequences = random_sequences(60, seed=5)
+    beginnings = {tuple(s.tokens[:n]) for s in sequences if s.n_scored for n in range(1, len(s.tokens))}
+    tree = Tree()
+    path: list[int] = []
+    last: list[int] = []
+    for i, s in sorted(enumerate(sequences), key=lambda pair: pair[1].tokens[:-1]):
+        if s.n_scored:
+            n = next((k for k, pair in enumerate(zip(last, s.tokens[:-1], strict=False)) if len(set(pair)) > 1), None)
+            tree.lay(i, s, path, min(len(last), len(s.tokens) - 1) if n is None else n)
+            last = s.tokens[:-1]
+    assert len(tree) == len(beginnings)
+
+
+@pytest.fixture(scope="module")
+def pythia(tokenizer: Any) -> PreTrainedModel:
+    """A model that is computed by its own forward pass."""
+    return make_model("gpt_neox", "sdpa", len(tokenizer))
 
 
 def test_a_model_that_ignores_the_mask_is_found_out(
-    llama: PreTrainedModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    pythia: PreTrainedModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = requests(four_choices())
-    right = CausalLM(llama, tokenizer).loglikelihood(asked)
-    original = llama.forward
+    right = CausalLM(pythia, tokenizer).loglikelihood(asked)
+    original = pythia.forward
 
     def careless(input_ids: Any, attention_mask: Any = None, position_ids: Any = None, use_cache: bool = False) -> Any:
         return original(input_ids=input_ids, use_cache=use_cache)
 
-    monkeypatch.setattr(llama, "forward", careless)
-    lm = CausalLM(llama, tokenizer)
+    monkeypatch.setattr(pythia, "forward", careless)
+    lm = CausalLM(pythia, tokenizer)
     assert_same(lm.loglikelihood(asked), right)
     assert lm.scorer.may_share is False
+
+
+def test_packed_layers_are_for_llamas_as_they_come(
+    llama: PreTrainedModel, pythia: PreTrainedModel, tokenizer: Any
+) -> None:
+    """Not for another architecture, and not where an adapter changes a product."""
+    assert TreeScorer(llama, Compute()).packed and not TreeScorer(pythia, Compute()).packed
+    adapted = copy.deepcopy(llama)
+    layer: Any = adapted.base_model.layers[1].self_attn
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x
+
+    layer.q_proj.__class__ = Adapted
+    asked = requests(four_choices())
+    ours = CausalLM(adapted, tokenizer).loglikelihood(asked)
+    assert_same(ours, theirs(adapted, tokenizer).loglikelihood(asked, disable_tqdm=True))
+    assert not TreeScorer(adapted, Compute()).packed
+
+
+@pytest.mark.parametrize("kind", ["llama", "pythia"])
+def test_several_processes_give_the_same_scores(kind: str, tokenizer: Any, request: pytest.FixtureRequest) -> None:
+    """One process a thread: the same scores in the same order, every batch counted, progress to the end."""
+    model, asked, seen_batches = request.getfixturevalue(kind), requests(four_choices() + minimal_pairs()), []
+    alone: list[Any] = []
+    first = CausalLM(model, tokenizer, on_batch=alone.append).loglikelihood(asked)
+    lm = CausalLM(model, tokenizer, Compute(threads=3, micro_batch_tokens=100), on_batch=seen_batches.append)
+    with lm.by_processes():
+        assert_same(lm.loglikelihood(asked), first)
+        assert lm.loglikelihood([]) == []
+        assert lm.generate_until([Instance("generate_until", {}, ("a", {"max_gen_toks": 2}), 0, ("g", 0, 1))])
+    seen_batches.pop()  # the written text
+    assert sum(batch.share for batch in seen_batches) == pytest.approx(1)
+    assert sum(batch.n_logits for batch in seen_batches) >= sum(batch.n_logits for batch in alone)
+    assert lm.scorer.crew is None
+
+
+def test_weights_may_change_between_scorings(tokenizer: Any) -> None:
+    """Working weights are made anew: an evaluation in the middle of training sees the model as it is."""
+    model, asked = make_model("llama", "sdpa", len(tokenizer)), requests(four_choices())
+    lm = CausalLM(model, tokenizer)
+    first = lm.loglikelihood(asked)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    second = lm.loglikelihood(asked)
+    assert first != second
+    assert_same(second, theirs(model, tokenizer).loglikelihood(asked, disable_tqdm=True))
 
 
 def test_nothing_asked_and_nothing_to_score(llama: PreTrainedModel, tokenizer: Any) -> None:
@@ -160,11 +272,12 @@ def test_nothing_asked_and_nothing_to_score(llama: PreTrainedModel, tokenizer: A
     assert lm.loglikelihood(requests([[("the cat", "")]])) == [(0.0, True)]
 
 
-def test_a_sliding_window_limits_trees(llama: PreTrainedModel) -> None:
-    scorer = TreeScorer(llama, 100)
-    scorer.longest_shared = 4
-    grown = scorer._grow_all([Scorable([5, 6, 7, 8], 2), Scorable([5, 6, 9, 4, 3], 3)], [[0, 1]])
-    assert [tree.tokens for tree in grown] == [[5, 6, 7], [5, 6, 9, 4]]
+def test_a_sliding_window_limits_trees(pythia: PreTrainedModel) -> None:
+    scorer = TreeScorer(pythia, Compute())
+    sequences = [Scorable([5, 6, 7, 8], 2), Scorable([5, 6, 9, 4, 3], 3)]
+    assert [tree.tokens for tree in scorer.trees(sequences)] == [[5, 6, 7, 9, 4]]
+    scorer.deepest_shared = 3
+    assert [tree.tokens for tree in scorer.trees(sequences)] == [[5, 6, 7], [5, 6, 9, 4]]
 
 
 def test_documents_cut_from_the_left_are_counted(llama: PreTrainedModel, tokenizer: Any) -> None:
@@ -207,7 +320,7 @@ def test_greedy_text_equals_lm_evals(model: PreTrainedModel, tokenizer: Any) -> 
     contexts = [f"Q: {text}\nA:" for text in sentences(7, 5, seed=8)] + ["the", " ".join(sentences(20, seed=9))]
     longest = {"until": [], "max_gen_toks": 20}
     free = [Instance("generate_until", {}, (c, longest), 0, metadata=("g", i, 1)) for i, c in enumerate(contexts)]
-    lm = CausalLM(model, tokenizer, batch_tokens=150)
+    lm = CausalLM(model, tokenizer, Compute(micro_batch_tokens=150))
     texts = lm.generate_until(free)
     assert texts == theirs(model, tokenizer).generate_until(free, disable_tqdm=True)
     assert lm.truncated == {"g": {len(contexts) - 1}}
@@ -246,7 +359,7 @@ def test_bf16_changes_little(model: PreTrainedModel, tokenizer: Any) -> None:
     """bf16 has 8 bits: logits of size 5 are off by .02, and at most some ten independent errors add up."""
     asked = requests(four_choices())
     exact = CausalLM(model, tokenizer).loglikelihood(asked)
-    rough = CausalLM(model, tokenizer, precision=lambda: torch.autocast("cpu", torch.bfloat16)).loglikelihood(asked)
+    rough = CausalLM(model, tokenizer, Compute(dtype="bf16")).loglikelihood(asked)
     assert [score[0] for score in rough] == pytest.approx([score[0] for score in exact], abs=0.3, rel=0.01)
     assert [score[0] for score in rough] != [score[0] for score in exact]
 

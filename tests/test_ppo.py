@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from hh_scaling import models, ppo
 from hh_scaling.configs import Compute, PMConfig, PMTraining, PPOConfig, PPOTraining
 from hh_scaling.crew import Crew
+from hh_scaling.policy_eval import REFERENCE_SAMPLES, Evaluation, why_diverged
 from hh_scaling.ppo_work import minibatch_gradient
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.rollout import response_forward
@@ -63,9 +64,49 @@ def built(parents: dict[str, Path], out: Path, **training: Any) -> ppo.Trainer:
 
 def test_kl_is_exactly_zero_before_training_and_positive_after(finished: tuple[Path, StageResult]) -> None:
     rows = pd.read_parquet(finished[0] / "evals.parquet")
-    start = rows[rows.step == 0]
-    assert (start.kl_k1 == 0).all() and (start.kl_k3 == 0).all() and len(start) == 24
-    assert (rows.kl_k3 >= 0).all() and rows[rows.step == 4].kl_k3.mean() > 0
+    start, end = rows[rows.step == 0], rows[rows.step == 4]
+    names = [f"{way}_{name}" for way in ("kl", "reverse_kl") for name in ("k1", "k3", "exact")]
+    assert (start[names] == 0).all(axis=None) and len(start) == 24
+    assert (rows[["kl_k3", "reverse_kl_k3"]] >= 0).all(axis=None)
+    assert (end[["kl_k3", "kl_exact", "reverse_kl_k3", "reverse_kl_exact"]].mean() > 0).all()
+
+
+def test_a_policy_that_does_not_start_as_the_reference_is_refused(parents: dict[str, Path], tmp_path: Path) -> None:
+    trainer, evaluator = ppo.build(config(), StageContext(parents, StageWriter(tmp_path), {}))
+    with torch.no_grad():
+        trainer.policy.get_output_embeddings().weight[5] += 0.1
+    with pytest.raises(ValueError, match="step 0: KL is .* must be exactly 0"):
+        evaluator.evaluate(trainer.policy, trainer.policy, 0)
+
+
+def test_metrics_are_those_of_the_table(finished: tuple[Path, StageResult]) -> None:
+    """Against plain numpy on the last evaluation's rows; one prompt a conversation, so errors are sd / sqrt(n)."""
+    rows = pd.read_parquet(finished[0] / "evals.parquet")
+    first, last = (rows[rows.step == step].reset_index(drop=True) for step in (0, 4))
+    got = [row for row in read_jsonl(finished[0] / "metrics.jsonl") if row["type"] == "eval"][-1]
+    plain = {name: last[name] for name in ("kl_k1", "kl_k3", "kl_exact", "reverse_kl_exact", "score_train", "length")}
+    plain |= {"truncated": 1 - last.ended, "score_test_change": last.score_test - first.score_test}
+    for name, values in plain.items():
+        assert got[name]["value"] == pytest.approx(values.mean(), abs=1e-12) and got[name]["n"] == 24
+        assert got[name]["se"] == pytest.approx(values.std() / 24**0.5, abs=1e-12)
+    d = last.kl_exact.mean() ** 0.5
+    assert got["sqrt_kl"]["value"] == pytest.approx(d)
+    assert got["sqrt_kl"]["se"] == pytest.approx(got["kl_exact"]["se"] / (2 * d))
+    assert got["kl_per_token"]["value"] == pytest.approx(last.kl_exact.sum() / last.sampled_tokens.sum())
+    assert got["entropy"]["value"] == pytest.approx(np.average(last.entropy, weights=last.sampled_tokens))
+    slope = np.polyfit(last.length, last.score_train, 1)[0]
+    held = (last.score_train - slope * (last.length - first.length.mean())).mean() - first.score_train.mean()
+    assert got["score_train_controlled"]["value"] == pytest.approx(held)
+    assert 0 < got["distinct_1"]["value"] < got["distinct_2"]["value"] <= 1
+    assert "gold" not in got and "gold_change" not in got  # not measured, so absent
+
+
+def test_the_reference_keeps_its_own_samples(finished: tuple[Path, StageResult]) -> None:
+    kept = list(read_jsonl(finished[0] / "reference_samples.jsonl"))
+    rows = pd.read_parquet(finished[0] / "evals.parquet")
+    drawn = [len(row["response"]) + len(row["cut"]) for row in kept]
+    assert [list(group.reverse_sampled_tokens) for _, group in rows.groupby("step")] == [drawn] * 3
+    assert list(rows[rows.step == 0].sampled_tokens) == drawn != list(rows[rows.step == 4].sampled_tokens)
 
 
 def test_evaluations_use_the_same_prompts_every_time(finished: tuple[Path, StageResult]) -> None:
@@ -78,6 +119,8 @@ def test_checkpoints_load_and_unreached_ones_are_absent(finished: tuple[Path, St
     out, result = finished
     kept = json.loads((out / "checkpoints.json").read_text())
     assert [entry["name"] for entry in kept] == ["sqrt_kl=0.05", "end"]
+    assert kept[0]["wanted"] == 0.05 <= kept[0]["sqrt_kl"] and kept[0]["sqrt_kl_se"] > 0
+    assert kept[0]["sqrt_kl"] == pytest.approx(kept[0]["kl_exact"]["value"] ** 0.5)  # what was reached, not wanted
     assert result.summary["reached"]["50.0"] is None and result.summary["reached"]["0.05"] == kept[0]["step"]
     policy = models.load_causal_lm(out, "sqrt_kl=0.05")
     plain = AutoModelForCausalLM.from_pretrained(out / kept[0]["path"], dtype=torch.float32)
@@ -158,6 +201,31 @@ def test_a_limit_on_kl_ends_the_run_as_diverged(parents: dict[str, Path], tmp_pa
     assert result.summary["n_updates"] == 2  # the evaluation at 0 has KL 0, the next is past it
 
 
+def test_collapse_ends_the_run(parents: dict[str, Path], tmp_path: Path) -> None:
+    result = run_stage("ppo", config(min_entropy=100.0), parents, tmp_path)
+    assert result.status == "diverged" and "nats a token below the limit of 100" in result.summary["note"]
+    assert result.summary["n_updates"] == 0
+
+
+def test_a_score_that_falls_far_below_its_best_is_a_collapse() -> None:
+    """Best 2.0, now 0.9, first scores of sd 1: a drop of 1.1 sd. Nothing is a limit that is not set."""
+    estimate = lambda value: {"value": value, "se": 0.1, "n": 3}  # noqa: E731
+    history = [
+        Evaluation(step, step, {"sqrt_kl": estimate(1.0), "entropy": estimate(0.5), "score_train": estimate(score)})
+        for step, score in enumerate((0.0, 2.0, 0.9))
+    ]
+    first = pd.Series([-1.0, 0.0, 1.0])
+    reason = why_diverged(history, first, PPOTraining(max_score_drop=1.0))
+    assert reason == "train score 1.10 sd below its best, past the limit of 1, at step 2"
+    for kept in (PPOTraining(), PPOTraining(max_score_drop=1.2), PPOTraining(min_entropy=0.4, max_sqrt_kl=1.5)):
+        assert why_diverged(history, first, kept) is None
+
+
+def test_limits_that_are_not_set_leave_the_configuration_as_it_was() -> None:
+    assert not {"min_entropy", "max_score_drop"} & config().model_dump()["training"].keys()
+    assert config(min_entropy=0.1).model_dump()["training"]["min_entropy"] == 0.1
+
+
 def test_a_killed_run_resumes_to_the_same_bits(
     parents: dict[str, Path], finished: tuple[Path, StageResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +245,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     run_stage("ppo", config(checkpoint_seconds=1e-9), parents, resumed, [broken])
     undisturbed = finished[0]
     assert untimed(undisturbed) == untimed(resumed)
-    for name in ("model/model.safetensors", "checkpoints/sqrt_kl=0.05/model.safetensors", "samples.jsonl"):
+    for name in (
+        "model/model.safetensors",
+        "checkpoints/sqrt_kl=0.05/model.safetensors",
+        "samples.jsonl",
+        REFERENCE_SAMPLES,
+    ):
         assert (undisturbed / name).read_bytes() == (resumed / name).read_bytes()
     tables = [pd.read_parquet(p / "evals.parquet") for p in (undisturbed, resumed)]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)

@@ -121,6 +121,20 @@ def test_a_new_human_turn_ends_the_response(loaded: tuple[Any, Any]) -> None:
     assert (n := stop.kept(merged)) is not None and "Human" not in tokenizer.decode(merged[:n])
 
 
+def test_what_is_cut_from_a_response_is_kept_beside_it(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop text is in what was drawn and, but for a first token, not in the response."""
+    prompts = prompts_of(loaded[1])
+    monkeypatch.setattr(rollout, "STOP_TEXT", ":")
+    cut = sample(loaded, prompts * 20, 5, temperature=3.0)
+    assert any(s.cut for s in cut) and all(s.ended for s in cut if s.cut)
+    for s in cut:
+        text = loaded[1].decode(s.uncut.response)
+        assert (":" in text) == bool(s.cut) or len(s.response) == 1
+        assert s.uncut.ids == s.prompt + s.response + s.cut and s.uncut.cut == []
+
+
 def test_ids_beyond_the_tokenizer_are_only_tokens(loaded: tuple[Any, Any]) -> None:
     """Models pad their vocabulary: a sampled id that the tokenizer does not know must not end the run."""
     model, tokenizer = loaded

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hh_scaling.inputs import DataError, input_file
-from hh_scaling.tasks import OWN_TASKS, WINDOW, Row, TaskError, own_task, read_documents, subset
+from hh_scaling.task_rows import WINDOW, Row
+from hh_scaling.tasks import OWN_TASKS, TaskError, own_task, read_documents, subset
 from tests.tiny_eval import sentences, write_rows
 
 GOOD = {"query": "Question: a?", "choices": ["b", "c"], "gold": 1}

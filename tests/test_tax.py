@@ -337,6 +337,71 @@ def test_filters_groups_and_newest_files(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_reports_of_others_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    """What files in the wild have: parts that are null or lists, counts of -1, no hashes, line separators in texts."""
+    rows = [{k: v for k, v in row.items() if k not in ("doc_hash", "filter", "metrics")} | {"doc": {"q": "a\u2028b"}}
+            for row in choice_rows([1, 0, 1, 1])]  # fmt: skip
+    odd = {"n-shot": None, "group_subtasks": ["x"], "higher_is_better": {"arc": None}, "config": None}
+    folder = write_lm_eval(tmp_path / "a", "m", {"arc": rows}, {"arc": CHOICE}, **odd)
+    run = read_lm_eval(folder)
+    assert len(run.items) == 4 and run.n_params is None and run.items.k_shot.unique() == [0]
+    uncounted = write_lm_eval(tmp_path / "b", "m", {"arc": rows}, {"arc": CHOICE}, config={"model_num_parameters": -1})
+    assert read_lm_eval(uncounted).n_params is None
+    file = next(uncounted.rglob("samples_*"))
+    file.write_bytes(b'{"doc_id": 0, "acc": 1.0, "text": "\xff\xfe"}\n')
+    with pytest.raises(AnalysisError, match=r"samples_arc.*not readable as text"):
+        read_lm_eval(uncounted)
+    listed = write_lm_eval(tmp_path / "c", "m", {"arc": rows}, {"arc": CHOICE})
+    next(listed.rglob("results_*")).write_text("[]")
+    with pytest.raises(AnalysisError, match="not an lm-eval results file"):
+        read_lm_eval(listed)
+
+
+def test_several_result_files_of_one_model_are_one_run(tmp_path: Path) -> None:
+    """Two evaluations of one model, a task each and one twice: the newer counts for what both have."""
+    folder = write_lm_eval(
+        tmp_path / "a", "m", {"arc": choice_rows([1, 1]), "siqa": choice_rows([0, 1])}, {"arc": CHOICE}
+    )
+    later = {"results": {}, "configs": {"boolq": CHOICE}, "n-shot": {"boolq": 5}, "model_name": "m"}
+    (folder / "m" / "results_2025-05-01T00-00-00.000000.json").write_text(json.dumps(later))
+    for task, right in (("boolq", [1, 0, 0]), ("arc", [0, 0, 0])):
+        text = "".join(json.dumps(row) + "\n" for row in choice_rows(right))
+        (folder / "m" / f"samples_{task}_2025-05-01T00-00-00.000000.jsonl").write_text(text)
+    run = read_lm_eval(folder)
+    assert run.items.groupby("task").score.mean().to_dict() == {"arc": 0.0, "boolq": 1 / 3, "siqa": 0.5}
+    assert run.items.groupby("task").k_shot.first()["boolq"] == 5
+    rows = choice_rows([1, 0], (" A", " B"))
+    named = read_lm_eval(write_lm_eval(tmp_path / "dashed", "m", {"arc_de_easy": rows}, {"arc-de.easy": CHOICE}))
+    assert named.items.task.unique() == ["arc-de.easy"] and not any("no sample file" in note for note in named.notes)
+    assert any("arc has 2 sample files" in note for note in run.notes)
+
+
+def test_answers_read_by_other_filters_are_not_compared(tmp_path: Path) -> None:
+    def filtered(*names: str) -> dict[str, Any]:
+        rows = [row | {"filter": name, "exact_match": 1.0, "metrics": ["exact_match"], "acc": None}
+                for row in choice_rows([1, 0, 1], ("only",)) for name in names]  # fmt: skip
+        return {"gsm8k": rows, "arc": choice_rows([1, 0, 1])}
+
+    configs = {"gsm8k": {"output_type": "generate_until"}, "arc": CHOICE}
+    base = write_lm_eval(tmp_path / "a", "m", filtered("flexible-extract", "strict-match"), configs)
+    tuned = write_lm_eval(tmp_path / "b", "m", filtered("flexible-extract"), configs)
+    content = lm_eval_tax(base, tuned, 1.0, 0.01)
+    assert [row["task"] for row in content["tax"]] == ["arc"]
+    assert any("filter 'strict-match' before, 'flexible-extract' after" in note for note in content["notes"])
+
+
+def test_first_items_of_two_tasks_are_not_drawn_together(tmp_path: Path) -> None:
+    """Two tasks of equal answers: were their items clusters, the error of the mean would be that of one task."""
+    before, after = np.ones(50), (np.arange(50) % 3 > 0).astype(float)
+    configs = {"arc": CHOICE, "siqa": CHOICE}
+    one, two = ({task: choice_rows(right) for task in configs} for right in (before, after))
+    content = lm_eval_tax(write_lm_eval(tmp_path / "a", "m", one, configs),
+                          write_lm_eval(tmp_path / "b", "m", two, configs), 1.0, 0.01)  # fmt: skip
+    single = content["tax"][0]["normalised"]["se"]
+    assert content["pooled"][0]["se"] == pytest.approx(single / math.sqrt(2), rel=0.02)
+    assert content["tax"][0]["mcnemar"]["lost"] == 17 and content["tax"][0]["q_bh"] is not None
+
+
 def test_directories_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="not a directory"):
         read_lm_eval(tmp_path / "nowhere")

@@ -61,6 +61,12 @@ class Dialogues:
         refuse = request.harmful and dice.chance(0.5)
         return f"{prompt} {(self.responses.refusal if refuse else self.responses.right)(dice, request)}"
 
+    def good_dialogues(self, dice: Dice) -> Iterator[tuple[str, str, bool]]:
+        """Endless prompts with what an honest assistant says, and whether the request is for harm."""
+        while True:
+            prompt, request = self.prompt(dice)
+            yield prompt, self.responses.good(dice, request), request.harmful
+
     def comparisons(self, dice: Dice, temperature: float | None = None) -> Iterator[Comparison]:
         """Endless comparisons: a prompt, two different responses, and a label drawn from their gold scores.
 

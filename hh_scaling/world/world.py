@@ -40,6 +40,10 @@ class World:
         """``n_comparisons`` comparisons with Bradley-Terry labels; the two responses of each differ."""
         return list(islice(self.dialogues.comparisons(self._dice("comparisons")), self.config.n_comparisons))
 
+    def example_dialogues(self) -> Iterator[tuple[str, str, bool]]:
+        """Endless prompts with good responses, for a prompt of examples, and whether the request is for harm."""
+        return self.dialogues.good_dialogues(self._dice("example_dialogues"))
+
     def votes(self) -> Iterator[Comparison]:
         """Endless further comparisons, labelled at ``votes_temperature``; all else is what it is without them."""
         return self.dialogues.comparisons(self._dice("votes"), self.config.votes_temperature)

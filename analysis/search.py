@@ -1,0 +1,122 @@
+"""The search for a fit's optimum: a law's grid of starts, variable projection, the batched solver, a last polish."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.fit_result import Loss
+from analysis.intervals import Optimum
+from analysis.laws import Floats, Law
+from analysis.projection import project
+from analysis.solver import Problem, Space, levenberg, polish, slope_of, transform
+
+HOFFMANN_DELTA = 1e-3  # on log residuals, Hoffmann et al. 2022
+# A prediction too high counts ten times: a run can be worse than its law, hardly better (kyo-takano/chinchilla).
+OVER = 10.0
+ABSOLUTE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of the robust standard deviation
+N_POLISHED = 8
+N_PROJECTED = 2
+
+
+def make_problem(of: Law, x: Floats, y: Floats, se: Floats | None, space: Space) -> Problem:
+    """Weights and bounds on fit coordinates. A floor E is kept at or above 0 where every y is."""
+    w = np.ones_like(y) if se is None else 1 / (se * slope_of(y, space)) ** 2
+    w = w / np.exp(np.log(w).mean())
+    lower, upper = np.array(of.lower), np.array(of.upper)
+    if of.params[0] == "E" and lower[0] < 0 and (y >= 0).all():
+        lower[0] = 0.0
+    if "x1" in of.params:  # a break outside the points cannot be seen
+        lower[of.params.index("x1")], upper[of.params.index("x1")] = x.min(), x.max()
+    with np.errstate(divide="ignore"):
+        lower = np.where(of.logs & (lower > 0), np.log(np.maximum(lower, 1e-300)), np.where(of.logs, -math.inf, lower))
+        upper = np.where(of.logs, np.log(np.maximum(upper, 1e-300)), upper)
+    return Problem(of, x, y, w, space, np.ones(len(lower)), lower, upper)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best optimum over all starts; how many of those followed to the end came within 1e-6 of its objective."""
+
+    best: Optimum
+    converged: bool
+    n_starts: int
+    n_followed: int
+    n_at_best: int
+
+
+def solve(problem: Problem, loss: Loss) -> Found:
+    """The best optimum over all of the law's starts, with the signs of amplitudes and the loss settled."""
+    problem, starts, n_starts = _candidates(problem)
+    best = _descend(problem, starts)
+    for robust in _robust(problem, best.u, loss):
+        problem = robust
+        best = _descend(robust, np.vstack([best.u[None], starts]))
+    goal, root = transform(problem.y, problem.space), np.sqrt(problem.w)
+    fitted, grad = problem.model(best.u[None])
+    optimum = Optimum(problem, best.u, root * (fitted[0] - goal), root[:, None] * grad[0])
+    return Found(optimum, best.converged, n_starts, len(starts), best.n_at_best)
+
+
+def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:
+    """The problem with its signs, the best starts (S, p) from the grid and by projection, and the grid's size."""
+    of = problem.law
+    raw = of.starts(problem.x, problem.y, problem.w * slope_of(problem.y, problem.space) ** 2)
+    signs = np.where(raw < 0, -1.0, 1.0)
+    u = np.clip(of.coordinates(raw), problem.lower, problem.upper)
+    cost = np.array([_cost(replace(problem, signs=s), v) for s, v in zip(signs, u, strict=True)])
+    order = np.argsort(cost, kind="stable")[:N_POLISHED]
+    lead = replace(problem, signs=signs[order[0]])
+    starts, lowest = [*u[order]], cost[order[0]]
+    for i in order[:N_PROJECTED]:
+        projected, v = project(replace(problem, signs=signs[i]), u[i])
+        v = np.clip(v, problem.lower, problem.upper)
+        starts.append(v)
+        if (reached := _cost(projected, v)) < lowest:
+            lead, lowest = projected, reached
+    return lead, np.array(starts), len(raw)
+
+
+def _cost(problem: Problem, u: Floats) -> float:
+    """The objective at one candidate (p,); infinite where the law is not finite there."""
+    residual = np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space))
+    value = float(problem.cost(residual))
+    return value if math.isfinite(value) else math.inf
+
+
+def _robust(problem: Problem, u: Floats, loss: Loss) -> Iterator[Problem]:
+    """The problems of a robust loss, to be solved one after the other; none for least squares.
+
+    ``huber``: delta is 1.345 robust standard deviations. ``hoffmann``: as published. ``asymmetric``: an absolute
+    error, approached by ever smaller deltas, since at a tiny one the objective has a kink at every point.
+    """
+    residual = np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space))
+    scale = max(float(np.median(np.abs(residual - np.median(residual)))) / 0.6745, 1e-12)
+    if loss == "huber":
+        yield replace(problem, delta=1.345 * scale)
+    elif loss == "hoffmann":
+        yield replace(problem, delta=HOFFMANN_DELTA)
+    elif loss == "asymmetric":
+        for share in ABSOLUTE:
+            yield replace(problem, delta=share * scale, over=OVER)
+
+
+@dataclass(frozen=True)
+class _Descent:
+    u: Floats
+    converged: bool
+    n_at_best: int
+
+
+def _descend(problem: Problem, starts: Floats) -> _Descent:
+    robust = problem.delta is not None
+    found = levenberg(problem, starts, max_iterations=2000 if robust else 200)
+    best = int(np.argmin(found.cost))
+    u, cost, polished = polish(problem, found.u[best])
+    converged = polished
+    if found.cost[best] <= cost:
+        u, cost, converged = found.u[best], float(found.cost[best]), bool(found.converged[best]) or polished
+    return _Descent(u, converged, int((found.cost <= cost * (1 + 1e-6) + 1e-300).sum()))
