@@ -30,10 +30,10 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, seed: int) -> 
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ModelError("ppo.lora_rank: needs peft, which is not installed; pip install 'hh-scaling[lora]'") from error
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers(model))
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers(model))  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: PreTrainedModel = inject_adapter_in_model(settings, model)  # type: ignore[assignment]
+        adapted: PreTrainedModel = inject_adapter_in_model(settings, model)
     return adapted.to(model.device).eval()
 
 

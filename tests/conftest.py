@@ -37,3 +37,11 @@ def tiny_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from tests.tiny import make_base
 
     return make_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def ppo_parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The parents of a PPO stage: the tiny data, base and two preference models, made once."""
+    from tests.tiny_ppo import make_pms
+
+    return make_pms(tiny_stages, tmp_path_factory.mktemp("pms"))

@@ -13,53 +13,27 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hh_scaling import models, ppo
-from hh_scaling.configs import Compute, PMConfig, PMTraining, PPOConfig, PPOTraining
+from hh_scaling.configs import Compute, PPOTraining
 from hh_scaling.crew import Crew
-from hh_scaling.policy_eval import REFERENCE_SAMPLES, Evaluation, why_diverged
+from hh_scaling.policy_eval import Evaluation, why_diverged
 from hh_scaling.ppo_work import minibatch_gradient
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.rollout import response_forward
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import apply_step, make_optimizer
-from tests.tiny import COMPUTE, SIZE, run_stage
-
-FEW = {
-    "n_updates": 4, "batch_size": 16, "minibatch_size": 8, "max_prompt_tokens": 40, "max_response_tokens": 10,
-    "eval_every": 2, "n_eval_prompts": 24, "keep_sqrt_kl": (0.05, 50.0),
-}  # fmt: skip
-
-
-def config(compute: Compute = COMPUTE, **training: Any) -> PPOConfig:
-    return PPOConfig(size=SIZE, seed=0, training=PPOTraining(**FEW | training), compute=compute)
+from tests.tiny import COMPUTE, run_stage
+from tests.tiny_ppo import assert_same_run, built, config, untimed
 
 
 @pytest.fixture(scope="module")
-def parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pms")
-    for half in ("train", "test"):
-        training = PMTraining(max_length=64, batch_size=16)
-        pm = PMConfig(size=SIZE, seed=0, half=half, n_comparisons=200, training=training, compute=COMPUTE)  # type: ignore[arg-type]
-        run_stage("pm", pm, tiny_stages, root / half)
-    return {
-        "data": tiny_stages["data"], "policy": tiny_stages["base"],
-        "pm_train": root / "train", "pm_test": root / "test",
-    }  # fmt: skip
+def parents(ppo_parents: dict[str, Path]) -> dict[str, Path]:
+    return ppo_parents
 
 
 @pytest.fixture(scope="module")
 def finished(parents: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
     out = tmp_path_factory.mktemp("ppo")
     return out, run_stage("ppo", config(checkpoint_seconds=1e-9), parents, out)
-
-
-def untimed(stage: Path) -> list[dict[str, Any]]:
-    """The rows of metrics without the seconds they took."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(stage / "metrics.jsonl")]
-
-
-def built(parents: dict[str, Path], out: Path, **training: Any) -> ppo.Trainer:
-    trainer, _ = ppo.build(config(**training), StageContext(parents, StageWriter(out), {}))
-    return trainer
 
 
 def test_kl_is_exactly_zero_before_training_and_positive_after(finished: tuple[Path, StageResult]) -> None:
@@ -243,17 +217,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
         run_stage("ppo", config(checkpoint_seconds=1e-9), parents, broken)
     monkeypatch.undo()
     run_stage("ppo", config(checkpoint_seconds=1e-9), parents, resumed, [broken])
-    undisturbed = finished[0]
-    assert untimed(undisturbed) == untimed(resumed)
-    for name in (
-        "model/model.safetensors",
-        "checkpoints/sqrt_kl=0.05/model.safetensors",
-        "samples.jsonl",
-        REFERENCE_SAMPLES,
-    ):
-        assert (undisturbed / name).read_bytes() == (resumed / name).read_bytes()
-    tables = [pd.read_parquet(p / "evals.parquet") for p in (undisturbed, resumed)]
-    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    assert_same_run(finished[0], resumed)
 
 
 def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_path: Path) -> None:
