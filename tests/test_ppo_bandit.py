@@ -49,8 +49,8 @@ def distribution(policy: Any) -> np.ndarray:
 def trained_on_bandit(out: Path, **training: Any) -> tuple[np.ndarray, np.ndarray]:
     """The distribution before and after."""
     settings = {
-        "n_updates": 60, "batch_size": 64, "minibatch_size": 64, "max_prompt_tokens": len(PROMPT), "max_response_tokens": 1,
-        "kl_coef": KL_COEF, "clip_range": 0.2, "value_clip_range": 10.0, "value_coef": 0.5, "schedule": ANNEALED,
+        "n_updates": 60, "batch_size": 64, "minibatch_size": 64, "max_prompt_tokens": len(PROMPT),
+        "max_response_tokens": 1, "kl_coef": KL_COEF, "value_clip_range": 10.0, "schedule": ANNEALED,
     }  # fmt: skip
     config = PPOConfig(size=SIZE, seed=0, training=PPOTraining(**settings | training), compute=Compute())
     policy, reference = small_policy(), small_policy().requires_grad_(False)
