@@ -129,6 +129,30 @@ def test_rewards_sum_to_score_minus_kl(parents: dict[str, Path], tmp_path: Path)
     torch.testing.assert_close(batch.returns[:, 0], scores, rtol=1e-5, atol=1e-5)
 
 
+def test_the_penalty_hits_exactly_the_responses_that_the_limit_cut(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Undiscounted returns of the first token fall by it, of the others not at all; the raw score is logged."""
+    free, fined = (
+        ppo.collect(trainer := built(parents, tmp_path, gae_lambda=1.0, missing_eos_penalty=x), trainer.work.crew(), 0)
+        for x in (0.0, 3.0)
+    )
+    cut = torch.tensor([not s.ended for s in free.samples])
+    assert 0 < cut.sum() < 16
+    torch.testing.assert_close(free.returns[:, 0] - fined.returns[:, 0], 3.0 * cut, rtol=1e-5, atol=1e-5)
+    assert free.stats["score"] == fined.stats["score"]
+
+
+def test_the_kl_coefficient_follows_its_target_and_stays_without_one(
+    parents: dict[str, Path], finished: tuple[Path, StageResult], tmp_path: Path
+) -> None:
+    """KL far above the target: up by 0.2 * 16 / 32 an update from the second on (the first has KL 0: down by that)."""
+    run_stage("ppo", config(kl_coef=1.0, kl_target=1e-9, kl_horizon=32), parents, tmp_path)
+    coefs = [row["kl_coef"] for row in untimed(tmp_path) if row["type"] == "update"]
+    kls = [row["kl_k1"] for row in untimed(tmp_path) if row["type"] == "update"]
+    steps = [1.1 if kl > 0 else 0.9 for kl in kls[:3]]
+    assert coefs == pytest.approx(np.cumprod([1.0, *steps]).tolist(), rel=1e-12) and steps[0] == 0.9
+    assert {row["kl_coef"] for row in untimed(finished[0]) if row["type"] == "update"} == {0.001}
+
+
 def test_gradient_does_not_depend_on_micro_batches(parents: dict[str, Path], tmp_path: Path) -> None:
     gradients = []
     for budget in (64, 100_000):
