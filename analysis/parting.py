@@ -101,8 +101,13 @@ class _Parting:
             "n_runs": len(self.ends), "n_reached": len(self.places), "reach": self.reach,
             "parting_at_end": end.to_dict(), "parting_sqrt_kl": _above_zero(place.to_dict()),
             "verdict": "parts" if self.reached else "not reached", "rule": PARTING_RULE,
-            "note": join_notes(end.note, shared),
+            "note": join_notes(end.note, _of_place(place.note, end.note), shared),
         }  # fmt: skip
+
+
+def _of_place(note: str | None, of_end: str | None) -> str | None:
+    """What is to say of the place's interval alone: it may rest on fewer cells, those whose runs all parted."""
+    return None if note is None or note == of_end else f"the place: {note}"
 
 
 def _above_zero(estimate: Row | None) -> Row | None:

@@ -104,6 +104,22 @@ def test_a_run_that_never_parts_leaves_the_cell_without_a_place(runs: Path) -> N
     assert row["n_reached"] == 2 and row["parting_sqrt_kl"] is None and row["verdict"] == "not reached"
 
 
+def test_the_note_says_what_the_places_interval_rests_on(runs: Path) -> None:
+    """Only the cell of one run parts: its end borrows the spread between runs of the other cell, its place cannot."""
+    study = load_study(runs)
+    curves = [curve for curve in load_curves(study) if is_shown(study, curve.record) and curve.model.name == "300k"]
+    cells = cells_of(study, curves)
+    assert [(cell.train_pm.name, len(cell.runs)) for cell in cells] == [("12k", 1), ("300k", 3)]
+    one, three = (
+        next(row for row in parting_rows(study, cells, pm_scores(study)) if row["train_pm"] == pm)
+        for pm in ("12k", "300k")
+    )
+    assert one["verdict"] == "parts" and three["verdict"] == "not reached"
+    assert one["note"].startswith("training variance is estimated from 1 run and the average over sizes")
+    assert "; the place: one run: the interval is over items alone, conditional on this run" in one["note"]
+    assert "the place" not in (three["note"] or "")
+
+
 def test_slopes_are_what_was_put_in(results: Results) -> None:
     """Runs differ by 2 %, scores have errors of .03: far inside .06."""
     for model in LACKS:
