@@ -15,7 +15,8 @@ ROBUSTNESS_FIGURES = (
         "Black: the PM that the policy was trained against; warm to dark: test PMs from small to large, trained on the "
         "other half. Changes from the start in standard deviations of each PM's held-out scores, with faint 95 % "
         "intervals over prompts; lines go through the origin and are fitted to a panel's runs. Dotted, with a grey "
-        "95 % band: where the train PM's score parts from that of the largest test PM, by the rule under 'How it was measured'.",
+        "95 % band: where the train PM's score parts from that of the largest test PM, by the rule under 'How it was "
+        "measured'.",
         why_empty=WHY_EMPTY,
         table=robustness_figures.scores_table,
         draw=robustness_figures.draw_scores,

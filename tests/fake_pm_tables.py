@@ -65,6 +65,9 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
         "best_of_n": [row for m in models for row in pools(m)],
         "interpolation": [row for m in models for row in between(m)],
+        "robustness": [robust(m, pm, test) for m in models for pm in models for test in models],
+        "robustness_points": [row for m in models for pm in models for row in judged(m, pm, models)],
+        "pm_size_effect": [effect(m, models, score) for m in models for score in ("gold", "test")],
     }
 
 
@@ -95,6 +98,46 @@ def between(model: Row) -> list[Row]:
 def scored(d: float) -> Row:
     """A point at sqrt(KL) = d where every score is d above the start."""
     return {"sqrt_kl": d, **{name: estimate(d, 0.1 * d) for name in ("score_train", "score_test", "score_gold")}}
+
+
+def against(model: Row, pm: Row) -> Row:
+    """A policy size and its train PM's."""
+    return {**model, "train_pm": pm["model"], "train_pm_n_params": pm["n_params"]}
+
+
+def robust(model: Row, pm: Row, test: Row) -> Row:
+    """Scores part at sqrt(KL) = 1 where the train PM is the smaller of the two, else they do not by 2."""
+    parts = pm["n_params"] < test["n_params"]
+    place = estimate(1.0, 0.1) if parts else None
+    labels = {"test_pm": test["model"], "test_pm_n_params": test["n_params"], "n_runs": 1, "n_reached": int(parts)}
+    labels |= {"reach": 2.0, "parting_sqrt_kl": place, "verdict": "parts" if parts else "not reached", "note": None}
+    return against(model, pm) | labels | {"parting_at_end": estimate(0.4 if parts else 0.0, 0.1), "rule": "by hand"}
+
+
+def judged(model: Row, pm: Row, tests: Sequence[Row]) -> list[Row]:
+    """At sqrt(KL) 0, 1 and 2 train score and gold as far above the start, test scores half of it."""
+    judges = [
+        ("train", pm, 1.0),
+        *(("test", test, 0.5) for test in tests),
+        ("gold", {"model": None, "n_params": None}, 1.0),
+    ]
+    return [
+        against(model, pm)
+        | {"stage_id": f"{way}-{model['model']}-{pm['model']}", "seed": 0, "status": "done", "way": way, "place": place}
+        | {"kl": estimate(d**2, 0.1 * d), "sqrt_kl": d, "sqrt_kl_se": 0.05, "score": score}
+        | {"pm": judge["model"], "pm_n_params": judge["n_params"], "change": estimate(share * d, 0.1 * d)}
+        for way in ("ppo", "best_of_n")
+        for place, d in ((0, 0.0), (4, 1.0), (8, 2.0))
+        for score, judge, share in judges
+    ]
+
+
+def effect(model: Row, models: Sequence[Row], score: str) -> Row:
+    """The large train PM gives .3 more."""
+    ends = {"small": models[0]["model"], "large": models[-1]["model"]}
+    pm = None if score == "gold" else ends["large"]
+    row = {**model, **ends, "score": score, "pm": pm, "n_runs": 1, "difference": difference(0.3, 0.1)}
+    return row | {"verdict": "large", "rule": "by hand", "note": None}
 
 
 def turns(model: Row, place: int) -> list[Row]:
