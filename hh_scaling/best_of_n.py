@@ -75,7 +75,7 @@ def build(config: BestOfNConfig, context: StageContext) -> Sampler:
     return Sampler(
         config,
         model,
-        sampling_copy(model, config.compute),
+        sampling_copy(model, model, config.compute),
         tokenizer,
         StopText(tokenizer, model.config.vocab_size, end_tokens(tokenizer, model)),
         load_measures(config, context, tokenizer),

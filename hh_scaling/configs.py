@@ -19,6 +19,7 @@ OtherPM = Annotated[str | None, Field(exclude_if=lambda name: name is None)]
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
+KL_HORIZON, PTX_ROWS, PTX_CONTEXT, LORA_ALPHA = 10_000, 32, 128, 16.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
 Half = Literal["train", "test", "gold"]  # gold: neither half, see DataConfig.gold_fraction
@@ -260,12 +261,27 @@ class PPOTraining(Config):
     temperature: PositiveFloat = 1.0
     sample_rows: Positive = 256  # responses sampled together; their cache of keys and values is what memory must hold
     kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    # The coefficient moves towards this KL of a response, in nats, see losses.adapted_kl_coef; without one not written.
+    kl_target: Annotated[float | None, Field(gt=0, exclude_if=lambda target: target is None)] = None
+    kl_horizon: Annotated[int, Field(gt=0, exclude_if=lambda n: n == KL_HORIZON)] = KL_HORIZON  # responses
+    ptx_coef: Annotated[float, Field(ge=0, exclude_if=lambda coef: coef == 0)] = 0.0  # of the loss on pretraining text
+    ptx_rows: Annotated[int, Field(gt=0, exclude_if=lambda n: n == PTX_ROWS)] = PTX_ROWS  # of text, a minibatch
+    ptx_context: Annotated[int, Field(gt=0, exclude_if=lambda n: n == PTX_CONTEXT)] = PTX_CONTEXT  # tokens a row
+    # Rank of adapters in all linear layers, which then are trained in place of the weights; None: full fine-tuning.
+    lora_rank: Annotated[int | None, Field(gt=0, exclude_if=lambda rank: rank is None)] = None
+    lora_alpha: Annotated[float, Field(gt=0, exclude_if=lambda alpha: alpha == LORA_ALPHA)] = LORA_ALPHA
     clip_range: PositiveFloat = 0.2
     value_clip_range: PositiveFloat = 0.2
     value_coef: Annotated[float, Field(ge=0)] = 0.5
+    # Separate: a model of its own, which starts from the reference and zero or from the train PM. Both at other than
+    # the default only are written.
+    critic: Annotated[Literal["shared", "separate"], Field(exclude_if=lambda kind: kind == "shared")] = "shared"
+    value_init: Annotated[Literal["zero", "pm"], Field(exclude_if=lambda start: start == "zero")] = "zero"
     gamma: Fraction = 1.0
     gae_lambda: Fraction = 0.95
-    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    # To mean 0 and variance 1 over the rollout's response tokens; written only if false.
+    whiten_advantages: Annotated[bool, Field(exclude_if=bool)] = True
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the score of a response that the limit cut
     schedule: Schedule = Schedule(
         learning_rate=2e-4, width_exponent=0.5, warmup_fraction=0.1, beta2=0.999, eps=1e-5, max_grad_norm=0.5
     )

@@ -34,6 +34,8 @@ Weights = Mapping[str, Tensor]
 def run(config: InterpolationConfig, context: StageContext) -> StageResult:
     """Writes evals.parquet, rows as a policy's with their alpha; with ``keep`` also weights and checkpoints.json."""
     set_up(config.compute)
+    whole = config.training.model_copy(update={"lora_rank": None})  # adapters are merged in what is mixed
+    config = config.model_copy(update={"training": whole})
     ends, policy = context.parents["reference"], context.parents["policy"]
     # PPO's own set-up with the reference as the policy: its policy is the copy that each mixture is written into
     trainer, evaluator = build(config, replace(context, parents={**context.parents, "policy": ends}))

@@ -265,7 +265,8 @@ def _finish(grid: Sequence[Axes], xlabel: str, ylabel: str, columns: int) -> Non
     for axes in grid:
         axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
         axes.tick_params(labelbottom=True)
-        axes.set_xlim(left=-0.03 * axes.dataLim.x1, right=1.03 * axes.dataLim.x1)
+        if np.isfinite(farthest := axes.dataLim.x1) and farthest > 0:  # else nothing was drawn
+            axes.set_xlim(left=-0.03 * farthest, right=1.03 * farthest)
 
 
 def _by_pm(table: pd.DataFrame) -> list[str]:

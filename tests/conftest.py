@@ -52,3 +52,11 @@ def policy_parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPa
         run_stage("pm", pm, tiny_stages, root / half)
     scorers = {f"pm_{half}": root / half for half in halves}
     return {"data": tiny_stages["data"], "policy": tiny_stages["base"], **scorers}
+
+
+@pytest.fixture(scope="session")
+def ppo_parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The parents of a PPO stage: the tiny data, base and two preference models, made once."""
+    from tests.tiny_ppo import make_pms
+
+    return make_pms(tiny_stages, tmp_path_factory.mktemp("pms"))

@@ -65,9 +65,9 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
         "best_of_n": [row for m in models for row in pools(m)],
         "interpolation": [row for m in models for row in between(m)],
-        "robustness": [robust(m, pm, test) for m in models for pm in models for test in models],
-        "robustness_points": [row for m in models for pm in models for row in judged(m, pm, models)],
-        "pm_size_effect": [effect(m, models, score) for m in models for score in ("gold", "test")],
+        "robustness_points": [row for m in models for by in models for row in crossed_points(m, by, models)],
+        "robustness": [parting(m, by, test) for m in models for by in models for test in models],
+        "pm_size_effect": [row for m in models for row in size_effects(m, models)],
     }
 
 
@@ -95,49 +95,41 @@ def between(model: Row) -> list[Row]:
     return [{**head, "alpha": a, "kl": estimate(4 * a**2, a)} | scored(2 * a) for a in (0.0, 0.5, 1.0)]
 
 
+def crossed_points(model: Row, by: Row, tests: Sequence[Row]) -> list[Row]:
+    """A policy against a train PM and the best of n beside it: every score rises by sqrt(KL)."""
+    head = {**model, "train_pm": by["model"], "train_pm_n_params": by["n_params"], "seed": 0, "status": "done"}
+    judges: list[tuple[str, Row | None]] = [("train", None), ("gold", None), *(("test", test) for test in tests)]
+    rows = []
+    for way, score, pm in ((way, score, pm) for way in ("ppo", "best_of_n") for score, pm in judges):
+        row = {**head, "way": way, "stage_id": f"{way}-{model['model']}-{by['model']}", "score": score}
+        row |= {"pm": pm and pm["model"], "pm_n_params": pm and pm["n_params"]}
+        for place, d in enumerate((0.0, 1.0, 2.0)):
+            at = {"place": place, "kl": estimate(d**2, 0.1 * d), "sqrt_kl": d, "sqrt_kl_se": 0.05}
+            rows.append(row | at | {"change": estimate(d, 0.1 * d)})
+    return rows
+
+
+def parting(model: Row, by: Row, test: Row) -> Row:
+    """Train and test score part at sqrt(KL) = 1.5 where the train PM is no larger than the policy, else never."""
+    parted = by["n_params"] <= model["n_params"]
+    row = {**model, "train_pm": by["model"], "train_pm_n_params": by["n_params"], "reach": 2.0, "note": None}
+    row |= {"test_pm": test["model"], "test_pm_n_params": test["n_params"], "rule": "as in the analysis."}
+    row |= {"n_runs": 3, "parting_at_end": difference(0.4, 0.05)}
+    return row | {"parting_sqrt_kl": estimate(1.5, 0.2) if parted else None}
+
+
+def size_effects(model: Row, models: Sequence[Row]) -> list[Row]:
+    """The large PM's policy has 0.3 more gold, and no more by the largest test PM."""
+    head = {**model, "small": models[0]["model"], "large": models[-1]["model"], "n_runs": 1}
+    head |= {"rule": "as in the analysis.", "note": None}
+    gold = {"score": "gold", "pm": None, "difference": difference(0.3, 0.1), "verdict": "large"}
+    test = {"score": "test", "pm": models[-1]["model"], "difference": difference(0.0, 0.1), "verdict": "inconclusive"}
+    return [head | gold, head | test]
+
+
 def scored(d: float) -> Row:
     """A point at sqrt(KL) = d where every score is d above the start."""
     return {"sqrt_kl": d, **{name: estimate(d, 0.1 * d) for name in ("score_train", "score_test", "score_gold")}}
-
-
-def against(model: Row, pm: Row) -> Row:
-    """A policy size and its train PM's."""
-    return {**model, "train_pm": pm["model"], "train_pm_n_params": pm["n_params"]}
-
-
-def robust(model: Row, pm: Row, test: Row) -> Row:
-    """Scores part at sqrt(KL) = 1 where the train PM is the smaller of the two, else they do not by 2."""
-    parts = pm["n_params"] < test["n_params"]
-    place = estimate(1.0, 0.1) if parts else None
-    labels = {"test_pm": test["model"], "test_pm_n_params": test["n_params"], "n_runs": 1, "n_reached": int(parts)}
-    labels |= {"reach": 2.0, "parting_sqrt_kl": place, "verdict": "parts" if parts else "not reached", "note": None}
-    return against(model, pm) | labels | {"parting_at_end": estimate(0.4 if parts else 0.0, 0.1), "rule": "by hand"}
-
-
-def judged(model: Row, pm: Row, tests: Sequence[Row]) -> list[Row]:
-    """At sqrt(KL) 0, 1 and 2 train score and gold as far above the start, test scores half of it."""
-    judges = [
-        ("train", pm, 1.0),
-        *(("test", test, 0.5) for test in tests),
-        ("gold", {"model": None, "n_params": None}, 1.0),
-    ]
-    return [
-        against(model, pm)
-        | {"stage_id": f"{way}-{model['model']}-{pm['model']}", "seed": 0, "status": "done", "way": way, "place": place}
-        | {"kl": estimate(d**2, 0.1 * d), "sqrt_kl": d, "sqrt_kl_se": 0.05, "score": score}
-        | {"pm": judge["model"], "pm_n_params": judge["n_params"], "change": estimate(share * d, 0.1 * d)}
-        for way in ("ppo", "best_of_n")
-        for place, d in ((0, 0.0), (4, 1.0), (8, 2.0))
-        for score, judge, share in judges
-    ]
-
-
-def effect(model: Row, models: Sequence[Row], score: str) -> Row:
-    """The large train PM gives .3 more."""
-    ends = {"small": models[0]["model"], "large": models[-1]["model"]}
-    pm = None if score == "gold" else ends["large"]
-    row = {**model, **ends, "score": score, "pm": pm, "n_runs": 1, "difference": difference(0.3, 0.1)}
-    return row | {"verdict": "large", "rule": "by hand", "note": None}
 
 
 def turns(model: Row, place: int) -> list[Row]:
