@@ -53,7 +53,8 @@ def scores_table(results: Row) -> pd.DataFrame:
     """Tidy rows of figures 4 and 13: PM scores against √KL, a panel a policy size and train PM, with fitted lines and
     the place where train and test score part (its interval, of √KL, is in low and high)."""
     rows: list[dict[str, Any]] = []
-    points = [row for row in _ordered(results, "robustness_points") if row["way"] == "ppo" and row["score"] != "gold"]
+    measured = (row for row in _ordered(results, "robustness_points") if has_value(row["change"]))
+    points = [row for row in measured if row["way"] == "ppo" and row["score"] != "gold"]
     for panel in dict.fromkeys(map(cell_title, points)):
         here = [row for row in points if cell_title(row) == panel]
         rows += [_point(row, panel, score_series(row)) for row in here]
@@ -67,7 +68,7 @@ def gold_table(results: Row) -> pd.DataFrame:
     """Tidy rows of the gold score against √KL, a panel a policy size and a series a train PM and way."""
     rows: list[dict[str, Any]] = []
     for row in sorted(_ordered(results, "robustness_points"), key=lambda row: row["train_pm_n_params"]):
-        if row["score"] == "gold":
+        if row["score"] == "gold" and has_value(row["change"]):
             panel, series = str(row["model"]), str(row["train_pm"])
             shown = _point(row, panel, series) | {"layer": "point" if row["way"] == "ppo" else "pool"}
             rows.append(shown)
@@ -82,6 +83,8 @@ def parting_table(results: Row) -> pd.DataFrame:
     rows = []
     sizes = ("test_pm_n_params", "train_pm_n_params", "n_params")
     for row in sorted(rows_of(results, "robustness"), key=lambda row: [row[name] for name in sizes]):
+        if not has_value(row["parting_at_end"]):  # not compared at all
+            continue
         parted = has_value(row["parting_sqrt_kl"])
         place = estimate_cells(row["parting_sqrt_kl"]) if parted else {"y": row["reach"]}
         labels: dict[str, Any] = {
