@@ -13,6 +13,9 @@ Each counts every token drawn, those of a stop text included although the respon
 token is drawn then depends on the tokens drawn so far and on nothing else (an end token, the stop text, the limit), so
 stopping has no KL of its own and the sums are unbiased. Over the kept tokens alone they are not: which are kept
 depends on what was drawn after them, and choosing to stop by that text would cost nothing.
+
+Both models are read in float32, also where a stage computes in bf16: a bf16 logit of size 8 is off by up to 0.03, and
+as soon as weights differ at all two models round differently, which counts as KL that the weights do not have.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
 from hh_scaling.losses import kl_exact_and_entropy, kl_k1, kl_k3
-from hh_scaling.models import autocast, forward_flops, micro_batches, round_up
+from hh_scaling.models import forward_flops, micro_batches, round_up
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample, response_hidden
 
@@ -70,10 +73,11 @@ def read(
     """One forward pass over every sample, in micro-batches of similar length that depend on the samples alone."""
     drawn = [sample.uncut for sample in samples]
     lengths = [len(s.response) for s in drawn]
+    precise = compute.model_copy(update={"dtype": "float32"})
     states: list[Tensor] = [torch.empty(0)] * len(drawn)
     for group in micro_batches([len(s.ids) for s in drawn], compute.micro_batch_tokens):
         part = [drawn[i] for i in group]
-        hidden = response_hidden(model, part, compute)
+        hidden = response_hidden(model, part, precise)
         for i, own in zip(group, hidden.split([lengths[i] for i in group]), strict=True):
             states[i] = own
         if out is not None:
@@ -98,11 +102,10 @@ def response_kl(
     for start in range(0, len(tokens), rows):
         wanted = tokens[start : start + rows]
         padding = round_up(len(wanted), 64) - len(wanted)  # few different heights, as with widths
-        with autocast(compute):
-            ours, theirs = (
-                reading.head(F.pad(reading.states[start : start + rows], (0, 0, 0, padding)))[: len(wanted)]
-                for reading in (sampler, other)
-            )
+        ours, theirs = (
+            reading.head(F.pad(reading.states[start : start + rows], (0, 0, 0, padding)))[: len(wanted)]
+            for reading in (sampler, other)
+        )
         terms.append(token_terms(ours, theirs, wanted, temperature))
     every = torch.cat(terms, dim=1).double().cpu().numpy()
     k1, k3, exact, entropy = np.add.reduceat(every, np.cumsum(lengths) - lengths, axis=1)

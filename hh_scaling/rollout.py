@@ -193,7 +193,7 @@ def sample_tokens(logits: Tensor, temperature: float, generator: torch.Generator
 
 def count_generation(model: PreTrainedModel, samples: Sequence[Sample], out: StageWriter) -> None:
     """Add a generation's tokens and operations to the stage's counters."""
-    n_prompt, n_response = (sum(len(getattr(s, side)) for s in samples) for side in ("prompt", "response"))
+    n_prompt, n_response = (sum(len(getattr(s.uncut, side)) for s in samples) for side in ("prompt", "response"))
     mean_context = (n_prompt + n_response / 2) / len(samples)
     out.count(n_prompt + n_response, forward_flops(model, n_prompt + n_response, mean_context, logits=n_response))
 
