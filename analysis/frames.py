@@ -25,8 +25,7 @@ from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_
 # role of the parent through which a stage descends from its base model
 DESCENT = {
     "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
-    "pilot": "before",
-    "benchmark": "model",
+    "interpolation": "policy", "pilot": "before", "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
@@ -72,6 +71,7 @@ class Setting:
     extra_share: float = 0.0  # of a PM's comparisons: so many votes besides them
     pretrained: bool | None = None  # whether a PM started from one of votes; None: as the study's main PMs
     ptx_coef: float | None = None  # of pretraining text in a policy's loss; None: as the study's main policies
+    train_pm: str | None = None  # the size of a policy's train PM; None: that of the study's main policies
 
     @classmethod
     def of(cls, config: Mapping[str, Any], main_pretrained: bool = False, main_ptx: float = 0.0) -> Setting:
@@ -84,8 +84,9 @@ class Setting:
             own = main_pretrained
         ptx = float(training.get("ptx_coef", 0.0)) if "kl_coef" in training else main_ptx  # written where not 0
         known["ptx_coef"] = None if ptx == main_ptx else ptx
+        size = known.pop("train_pm", None)
         numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
-        return cls(**numbers, pretrained=None if own == main_pretrained else own)
+        return cls(**numbers, pretrained=None if own == main_pretrained else own, train_pm=size)
 
     def varies_only(self, name: str) -> bool:
         """Whether nothing but that field differs from the main setting (nor must it)."""
@@ -275,7 +276,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
+    more = [name for name in optional if name in frame.columns and name not in columns]
+    return frame[[*columns, *more]]
 
 
 def stage_table(

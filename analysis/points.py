@@ -17,7 +17,11 @@ from analysis.solver import Space
 
 
 class FitError(ValueError):
-    """Points that no fit can use; the message is one line naming column and row (counted from 1)."""
+    """Points that no fit can use; the message is one line naming column and ``row`` (counted from 1)."""
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 def check_points(
@@ -47,7 +51,8 @@ def check_points(
     for name, values, good, wanted in rules:
         bad = np.flatnonzero(~(good & np.isfinite(values)))
         if len(bad):
-            raise FitError(f"column {name!r}, row {bad[0] + 1}: {values[bad[0]]:g} is not {wanted}")
+            row = int(bad[0]) + 1
+            raise FitError(f"column {name!r}, row {row}: {values[row - 1]:g} is not {wanted}", row)
 
 
 def check_shapes(
@@ -67,7 +72,8 @@ def check_shapes(
         return columns, target, errors, None
     missing = np.flatnonzero(pd.isna(labels) | (labels == ""))
     if len(missing):
-        raise FitError(f"column 'cluster', row {missing[0] + 1}: empty, where every row needs its run")
+        row = int(missing[0]) + 1
+        raise FitError(f"column 'cluster', row {row}: empty, where every row needs its run", row)
     return columns, target, errors, codes(labels)
 
 
@@ -76,15 +82,17 @@ def missing_information(of: Law, x: Floats, n: int, names: Sequence[str]) -> lis
     notes = []
     if n < len(of.params):
         short = len(of.params) - n
-        notes.append(Note("too_few_points", f"{n} points for {len(of.params)} parameters; {short} more are needed"))
+        notes.append(Note("too_few_points", f"{n} points for {len(of.params)} parameters; {_more(short)}"))
     for name, column, levels in zip(names, x.T, of.levels, strict=True):
         found = len(np.unique(column[column != 0] if of.name in SQRT_KL else column))
         if found < levels:
-            more = f"{levels - found} more are needed"
-            notes.append(
-                Note("too_few_levels", f"{name} has {found} distinct values, {of.name} needs {levels}; {more}")
-            )
+            message = f"{name} has {found} distinct value{'s' * (found != 1)}, {of.name} needs {levels}"
+            notes.append(Note("too_few_levels", f"{message}; {_more(levels - found)}"))
     return notes
+
+
+def _more(count: int) -> str:
+    return f"{count} more {'is' if count == 1 else 'are'} needed"
 
 
 def cautions(

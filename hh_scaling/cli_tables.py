@@ -5,7 +5,6 @@ Everything heavy is imported inside its command, so that ``--help`` answers at o
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import sys
@@ -16,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hh_scaling.cli_plots import BadInput, draw_comparison, draw_fit
+from hh_scaling.cli_plots import BadInput, draw_comparison
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 BAD_INPUT = 2
@@ -35,6 +33,8 @@ BitsOption = Annotated[float, typer.Option("--bits-margin", help=BITS_HELP)]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
+    from hh_scaling.cli_fit import fit
+
     for command in (analyze, report, fit, tax, compare):
         app.command()(command)
 
@@ -105,101 +105,6 @@ def report(runs: RunsArgument, out: OutOption = None) -> None:
         if not (runs / "results.json").is_file():
             analyze_runs(runs)
         print(write_report(runs, out or runs / "report"))
-
-
-# ---------------------------------------------------------------- fit
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the closest known name, or the list of all."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"nearest is {close[0]!r}" if close else f"allowed: {', '.join(known)}"
-
-
-def chosen(option: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise BadInput(f"{option} {value}: not known; {nearest(value, known)} (allowed: {', '.join(known)})")
-    return value
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file, all cells as text; BadInput names the file."""
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors and bad encodings are ValueErrors
-        raise BadInput(f"{path}: not readable as CSV ({str(error).splitlines()[0]})") from error
-
-
-def column(table: pd.DataFrame, path: Path, option: str, name: str) -> pd.Series:
-    if name not in table.columns:
-        raise BadInput(f"{path}: {option} {name}: no such column; {nearest(name, [str(c) for c in table.columns])}")
-    found = table[name]
-    return found
-
-
-def numbers(table: pd.DataFrame, path: Path, option: str, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A column as floats; BadInput names the first row that is not a finite number (line 1 is the header)."""
-    import numpy as np
-    import pandas as pd
-
-    text = column(table, path, option, name)
-    values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=float)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise BadInput(f"{path}: line {bad[0] + 2}, column {name!r}: {text.iloc[bad[0]]!r} is not a finite number")
-    return values
-
-
-def fit(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV file.")],
-    law: Annotated[str, typer.Option("--law", help="power, additive, pm-loss, pm-accuracy, log-linear, broken, …")],
-    x: Annotated[str, typer.Option("--x", metavar="COL[,COL]", help="One or two columns.")],
-    y: Annotated[str, typer.Option("--y", metavar="COL", help="The column fitted.")],
-    se: Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard errors of y.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="COL", help="The run each row belongs to.")
-    ] = None,
-    loss: Annotated[str, typer.Option("--loss", help="ls, huber, hoffmann or asymmetric.")] = "ls",
-    space: Annotated[str, typer.Option("--space", help="linear, log or logit.")] = "linear",
-    ci: Annotated[str | None, typer.Option("--ci", help="profile, wald or bootstrap.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw points and fit.")] = None,
-    json_to: JsonOption = None,
-) -> None:
-    """Fit one law to the columns of a CSV file; exits 0 whatever the fit's status."""
-    with one_line_errors():
-        from analysis import fits
-        from analysis.laws import COLUMNS
-
-        as_json, names = wants_json(json_to), [name.strip() for name in x.split(",")]
-        chosen("--law", law, list(COLUMNS))
-        chosen("--loss", loss, fits.LOSSES)
-        chosen("--space", space, fits.SPACES)
-        if ci is not None:
-            chosen("--ci", ci, fits.INTERVALS)
-        frame = read_table(table)
-        import numpy as np
-
-        points = np.column_stack([numbers(frame, table, "--x", name) for name in names])
-        values = numbers(frame, table, "--y", y)
-        try:
-            result = fits.fit(
-                law, points, values,
-                se=None if se is None else numbers(frame, table, "--se", se),
-                cluster=None if cluster is None else column(frame, table, "--cluster", cluster).to_numpy(),
-                loss=loss, space=space, ci=ci, group=table.stem, x_names=names, y_name=y,  # type: ignore[arg-type]
-            )  # fmt: skip
-        except fits.FitError as error:
-            raise BadInput(f"{table}: {error}") from error
-        if plot is not None:
-            draw_fit(plot, result, points, values)
-        if as_json:
-            print_json(result.to_dict())
-        else:
-            print(result.summary())
 
 
 # ---------------------------------------------------------------- tax, compare

@@ -14,6 +14,8 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
+# A size's name; not written where there is none, so that hashes stay.
+OtherPM = Annotated[str | None, Field(exclude_if=lambda name: name is None)]
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
@@ -305,6 +307,43 @@ class PPOConfig(Config):
     compute: Compute
     # Whether the world, where there is one and no gold PM among the parents, gives the gold score; written if false.
     world_gold: Annotated[bool, Field(exclude_if=bool)] = True
+    train_pm: OtherPM = None  # the size of the train PM, where it is not the one that the study's main policies have
+
+
+# ---------------------------------------------------------------- other ways to a higher score
+
+
+class BestOfNSampling(Config):
+    """A pool of samples of the reference for each held-out prompt; the last four are those of PPO's evaluations."""
+
+    n_samples: Annotated[int, Field(ge=2)] = 64  # a prompt: N, the largest n that can be estimated
+    n_prompts: Positive = 256  # held-out prompts, the first of those that PPO's evaluations use
+    max_prompt_tokens: Positive = 96
+    max_response_tokens: Positive = 28
+    temperature: PositiveFloat = 1.0
+    sample_rows: Positive = 256
+    checkpoint_seconds: PositiveFloat = 180.0
+
+
+class BestOfNConfig(Config):
+    size: SizeSpec
+    seed: int
+    sampling: BestOfNSampling
+    compute: Compute
+    world_gold: Annotated[bool, Field(exclude_if=bool)] = True  # as in PPOConfig
+    train_pm: OtherPM = None  # as in PPOConfig
+
+
+def alpha_name(alpha: float) -> str:
+    """What the weights at this alpha are called, in ``checkpoints.json`` and in ``BenchmarkConfig.at``."""
+    return f"alpha={float(alpha)}"
+
+
+class InterpolationConfig(PPOConfig):
+    """Points on the straight line from the reference's weights to a policy's, evaluated as that policy was."""
+
+    alphas: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # 0 is the reference, 1 the policy
+    keep: tuple[Fraction, ...] = ()  # of the alphas: whose weights are saved
 
 
 # ---------------------------------------------------------------- benchmarks
@@ -339,7 +378,7 @@ class BenchmarkConfig(Config):
 
     size: SizeSpec
     seed: int
-    at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
+    at: str | None = None  # "end" or "sqrt_kl=1.0" of a policy, "alpha=0.5" of an interpolation; None: the model itself
     tasks: BenchmarkTasks
     compute: Compute
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hh_scaling.configs import PPOConfig, checkpoint_name
+from hh_scaling.configs import BestOfNConfig, PPOConfig, checkpoint_name
 from hh_scaling.crew import Crew
 from hh_scaling.critic import make_critic
 from hh_scaling.data import gold_scorer
@@ -141,9 +141,9 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     return trainer, evaluator
 
 
-def load_measures(config: PPOConfig, context: StageContext, tokenizer: Any) -> Measures:
+def load_measures(config: PPOConfig | BestOfNConfig, context: StageContext, tokenizer: Any) -> Measures:
     """What scores responses: the PMs among the parents, each model loaded once, and the world where it gives gold."""
-    stages = {role: context.parents[role] for role in ("pm_train", "pm_test", "pm_gold") if role in context.parents}
+    stages = {role: stage for role, stage in context.parents.items() if role.startswith("pm_")}
     folders = dict.fromkeys(stages.values())
     loaded = {folder: load_pm_scorer(folder, tokenizer, config.compute, context.out) for folder in folders}
     exact = gold_scorer(context.parents["data"]) if config.world_gold and "pm_gold" not in stages else None

@@ -1,4 +1,4 @@
-"""The commands fit, tax, analyze, report and compare: output, JSON alone, exit codes, one-line errors."""
+"""The commands tax, analyze, report and compare: output, JSON alone, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -17,92 +16,10 @@ from tests.test_tax import CHOICE, choice_rows, write_lm_eval
 
 app = typer.Typer()
 register(app)
-POWER = ("--law", "power", "--x", "Params", "--y", "val_loss")
 
 
 def call(*args: object) -> Any:
     return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Somebody else's CSV: their own column names, more columns than needed."""
-    path = tmp_path_factory.mktemp("tables") / "theirs.csv"
-    rng = np.random.default_rng(0)
-    lines = ["Params, tokens,val_loss,err,run,comment"]
-    for i, n in enumerate(np.geomspace(1e6, 1e9, 6)):
-        for d in (1e9, 1e10, 1e11):
-            y = 1.7 + 400 * n**-0.34 + 400 * d**-0.28 + rng.normal(0, 0.003)
-            lines.append(f"{n:.0f},{d:.0f},{y:.5f},0.003,r{i},hello")
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def test_fit_prints_one_element_of_fits(table: Path) -> None:
-    done = call(
-        "fit", table, "--law", "additive", "--x", "Params,tokens", "--y", "val_loss", "--se", "err", "--json", "-"
-    )
-    assert done.exit_code == 0 and done.stderr == ""
-    fit = json.loads(done.stdout)
-    assert {"law", "formula", "group", "x", "y", "params", "ci_method", "n_points", "n_clusters", "aicc", "status",
-            "notes"} <= set(fit)  # fmt: skip
-    assert fit["x"] == ["Params", "tokens"] and fit["status"] == "ok" and fit["n_points"] == 18
-    for name, truth in (("E", 1.7), ("a", 0.34), ("b", 0.28)):
-        assert fit["params"][name]["low"] < truth < fit["params"][name]["high"]
-
-
-def test_fit_prints_a_summary_and_draws(table: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "fit.svg"
-    done = call(
-        "fit", table, "--law", "power", "--x", "Params", "--y", "val_loss", "--cluster", "run", "--plot", picture
-    )
-    assert done.exit_code == 0 and "wild-cluster-bootstrap" in done.stdout and "95 %" in done.stdout
-    assert picture.read_text().startswith("<?xml")
-
-
-def test_fit_exits_0_whatever_the_status(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text("n,y\n1,2\n2,3\n")
-    done = call("fit", path, "--law", "power", "--x", "n", "--y", "y", "--json", "-")
-    assert done.exit_code == 0 and json.loads(done.stdout)["status"] == "not_identified"
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (("--law", "powr", "--x", "Params", "--y", "val_loss"), "--law powr: not known; nearest is 'power'"),
-        (("--law", "power", "--x", "params", "--y", "val_loss"), "--x params: no such column; nearest is 'Params'"),
-        (("--law", "power", "--x", "Params", "--y", "comment"), "line 2, column 'comment': 'hello' is not a finite"),
-        (("--law", "power", "--x", "Params,tokens", "--y", "val_loss"), "takes 1 x column, not 2"),
-        ((*POWER, "--space", "cubic"), "--space cubic: not known"),
-        ((*POWER, "--json", "x"), "only '-'"),
-        (("--law", "pm-accuracy", "--x", "Params", "--y", "val_loss"), "is not within [0, 1]"),
-        ((*POWER, "--cluster", "run", "--ci", "profile"), "independent points"),
-        ((*POWER, "--plot", "x.docx"), "cannot draw .docx"),
-    ],
-)  # fmt: skip
-def test_bad_fits_are_one_line_and_2(table: Path, options: tuple[str, ...], message: str) -> None:
-    done = call("fit", table, *options)
-    assert done.exit_code == 2 and done.stdout == ""
-    assert message in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "content, message", [(None, "no such file"), (b"", "not readable"), (b"\xff\xfe\x00", "not readable")]
-)
-def test_bad_tables_are_one_line_and_2(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "bad.csv"
-    if content is not None:
-        path.write_bytes(content)
-    done = call("fit", path, "--law", "power", "--x", "a", "--y", "b")
-    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_a_cell_that_is_not_a_number_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text("n,y\n1,2\n2,\n3,nan\n")
-    done = call("fit", path, "--law", "log-linear", "--x", "n", "--y", "y")
-    assert done.exit_code == 2 and "t.csv: line 3, column 'y': '' is not a finite number" in done.stderr
 
 
 def test_tax_of_two_directories(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "reports": {"hh_scaling", "analysis", "reports"},
 }
 # The command line composes all four, importing the others inside its commands.
-COMPOSES = {ROOT / "hh_scaling" / "cli.py", ROOT / "hh_scaling" / "cli_tables.py"}
+COMPOSES = {ROOT / "hh_scaling" / name for name in ("cli.py", "cli_fit.py", "cli_tables.py")}
 HEAVY = {"torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "matplotlib", "pydantic", "ruamel"}
 
 
