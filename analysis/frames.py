@@ -70,16 +70,20 @@ class Setting:
     harmless_weight: float = 1.0  # of harmless comparisons in a PM's loss
     extra_share: float = 0.0  # of a PM's comparisons: so many votes besides them
     pretrained: bool | None = None  # whether a PM started from one of votes; None: as the study's main PMs
+    ptx_coef: float | None = None  # of pretraining text in a policy's loss; None: as the study's main policies
     train_pm: str | None = None  # the size of a policy's train PM; None: that of the study's main policies
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], main_pretrained: bool = False) -> Setting:
+    def of(cls, config: Mapping[str, Any], main_pretrained: bool = False, main_ptx: float = 0.0) -> Setting:
         """That of one stage's configuration; what an older one lacks is the main setting's."""
-        schedule = (config.get("training") or {}).get("schedule") or {}
+        training = config.get("training") or {}
+        schedule = training.get("schedule") or {}
         known = {**config, "rate_factor": schedule.get("rate_factor")}
         own = bool(known.pop("pretrained", False))  # only written where it is so
         if config.get("half") not in ("train", "test"):  # the gold model is never pretrained, other stages cannot be
             own = main_pretrained
+        ptx = float(training.get("ptx_coef", 0.0)) if "kl_coef" in training else main_ptx  # written where not 0
+        known["ptx_coef"] = None if ptx == main_ptx else ptx
         size = known.pop("train_pm", None)
         numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
         return cls(**numbers, pretrained=None if own == main_pretrained else own, train_pm=size)
@@ -121,14 +125,22 @@ class Study:
     def setting(self, record: Record) -> Setting | None:
         """A stage's own setting around the main one; None where an ancestor is of another setting."""
         known = all(self._descends_from_main(parent) for parent in record.parents.values())
-        return Setting.of(record.config, self.main_pretrained) if known else None
+        return self._own_setting(record.config) if known else None
+
+    def _own_setting(self, config: Mapping[str, Any]) -> Setting:
+        return Setting.of(config, self.main_pretrained, self.main_ptx)
+
+    def is_recipe(self, policy: Record) -> bool:
+        """Whether a policy is of the main setting but for the pretraining text in its mix."""
+        setting = self.setting(policy)
+        return policy.kind == "ppo" and setting is not None and setting.varies_only("ptx_coef")
 
     def _descends_from_main(self, stage_id: str) -> bool:
         """Whether that stage (finished or not) and all its ancestors are of the main setting."""
         if stage_id not in self.known_main:
             stage = self.planned.get(stage_id, {})
             parents = stage.get("parents", {}).values()
-            own = Setting.of(stage.get("config", {}), self.main_pretrained)
+            own = self._own_setting(stage.get("config", {}))
             self.known_main[stage_id] = own == MAIN and all(map(self._descends_from_main, parents))
         return self.known_main[stage_id]
 
@@ -137,6 +149,13 @@ class Study:
         """Whether the preference models of the main setting start from one of votes: the first value in the study."""
         section = (self.described.get("study") or {}).get("pm") or {}
         return bool((section.get("pretrained") or [False])[0])
+
+    @cached_property
+    def main_ptx(self) -> float:
+        """The coefficient of pretraining text in the main setting's policies: the first number in the study."""
+        section = (self.described.get("study") or {}).get("ppo") or {}
+        first = section.get("ptx_coef") or [0.0]
+        return float(first[0])
 
     def folder(self, record: Record) -> Path:
         return RunStore(self.root).stage_path(record.stage_id)

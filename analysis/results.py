@@ -93,11 +93,12 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     over = overoptimisation(study, curves, scores)
     laws, slopes = law_rows(curves), slope_rows(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
+    recipes = tax_sizes.main_recipes(study)
     judged = claims.judge_all(
         claims.Evidence(
             plain_fits,
-            tax.pooled,
-            tax.crossover,
+            [row for row in tax.pooled if row["recipe"] in recipes],
+            [row for row in tax.crossover if row["recipe"] in recipes],
             over,
             run_exponents(curves),
             pooled_parting(study, curves, scores),

@@ -43,7 +43,7 @@ class TaxTables:
 def benchmark_items(study: Study) -> dict[str, Items]:
     """Per-item scores of every finished benchmark stage by task, by its id; checkpoints never reached are excluded."""
     found = {}
-    for record in study.main_of_kind("benchmark"):
+    for record in (r for r in study.of_kind("benchmark") if study.is_main(r) or _of_recipe(study, r)):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
         elif (frame := stage_table(study, record, "items.parquet", ITEM_COLUMNS, ITEM_DETAILS)) is not None:
@@ -53,6 +53,11 @@ def benchmark_items(study: Study) -> dict[str, Items]:
                 frame = frame[~bad]
             found[record.stage_id] = split_tasks(frame)
     return found
+
+
+def _of_recipe(study: Study, record: Record) -> bool:
+    policy = study.parent(record, "model")
+    return policy is not None and study.is_recipe(policy)
 
 
 def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]]:
@@ -273,13 +278,22 @@ def origins(study: Study, policy: Record) -> list[tuple[str, Record]]:
 
 
 def recipes(study: Study) -> dict[str, str]:
-    """The recipe's name for every policy: the study's, with a hash where one chain was tuned in several ways."""
+    """The recipe's name for every policy: the study's, with a hash where one chain was tuned in several ways, and with
+    its coefficient where that of pretraining text is not the main policies'."""
     trainings: dict[tuple[str, str], set[str]] = defaultdict(set)
     policies = study.main_of_kind("ppo")
+    others = [r for r in study.of_kind("ppo") if study.is_recipe(r) and not study.is_main(r)]
     for record in policies:
         trainings[study.model(record).name, study.chain(record)].add(_training(record))
     several = any(len(found) > 1 for found in trainings.values())
-    return {r.stage_id: f"{study.name}:{_training(r)}" if several else study.name for r in policies}
+    named = {r.stage_id: f"{study.name}:ptx{r.config['training'].get('ptx_coef', 0.0):g}" for r in others}
+    return named | {r.stage_id: f"{study.name}:{_training(r)}" if several else study.name for r in policies}
+
+
+def main_recipes(study: Study) -> set[str]:
+    """The recipes of the main setting's policies."""
+    named = recipes(study)
+    return {named[record.stage_id] for record in study.main_of_kind("ppo")}
 
 
 def _training(record: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,8 +35,8 @@ def halved(config: PPOConfig) -> PPOConfig:
     )
 
 
-def in_smaller_pieces(run: Callable[[PPOConfig, str | None], T], config: PPOConfig) -> T:
-    """``run(config, None)``; where memory runs out once more with a halved configuration and what went wrong before.
+def in_smaller_pieces(run: Callable[[PPOConfig, dict[str, Any] | None], T], config: PPOConfig) -> T:
+    """``run(config, None)``; where memory runs out once more with a halved configuration and a note of what happened.
 
     Sums then are added up in another order, so that such a run is not the same to the last bit.
     """
@@ -45,6 +45,8 @@ def in_smaller_pieces(run: Callable[[PPOConfig, str | None], T], config: PPOConf
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     gc.collect()  # what the failed attempt held is free only now that its traceback is gone
-    return run(halved(config), reason)
+    smaller = halved(config)
+    sizes = {"micro_batch_tokens": smaller.compute.micro_batch_tokens, "sample_rows": smaller.training.sample_rows}
+    return run(smaller, {"error": message, **sizes})

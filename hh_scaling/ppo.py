@@ -99,10 +99,12 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     return StageResult(summary, "diverged" if diverged else "done")
 
 
-def train(context: StageContext, config: PPOConfig, out_of_memory: str | None) -> tuple[Trainer, Evaluator, str | None]:
+def train(
+    context: StageContext, config: PPOConfig, out_of_memory: dict[str, Any] | None
+) -> tuple[Trainer, Evaluator, str | None]:
     """The trained policy with its evaluations, and why it is called diverged, if it is.
 
-    ``out_of_memory``: what went wrong in this attempt before, which is then gone on with.
+    ``out_of_memory``: a note that it ended this attempt before, which is then gone on with.
     """
     if out_of_memory:
         context.out.again()

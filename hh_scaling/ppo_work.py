@@ -173,7 +173,7 @@ class Trainer:
     work: Work
     prompts: list[list[int]]
     out: StageWriter
-    out_of_memory: str | None = None  # what went wrong before micro-batches were halved
+    out_of_memory: dict[str, Any] | None = None  # a note of it, where micro-batches were halved
 
     def __post_init__(self) -> None:
         self.kl_coef = self.config.training.kl_coef  # moves where there is a target

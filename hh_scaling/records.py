@@ -219,6 +219,16 @@ def read_record(path: Path) -> Record:
     return record
 
 
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What ``state.json`` says of a resumable state; None where it or one of the state's files is damaged."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        whole = meta.pop("sha256", None) == config_hash(meta, length=64)
+    except (OSError, ValueError):
+        return None
+    return None if not whole or damaged_files(folder, meta["files"]) else meta
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of an append-only file; a torn last line (a writer was killed) is left out."""
     with open(path, encoding="utf-8") as stream:
@@ -297,7 +307,7 @@ class StageWriter:
             raise
         counters = {"step": step, "tokens": self.tokens, "flops": self.flops, "rows": self.rows}
         meta = counters | {"seconds": self.seconds(), "extra": dict(extra), "files": files}
-        write_json(temporary / "state.json", meta)
+        write_json(temporary / "state.json", meta | {"sha256": config_hash(meta, length=64)})
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one, where this attempt goes on from an earlier state
         os.rename(temporary, folder)
         fsync_path(folder.parent)
@@ -322,11 +332,7 @@ class StageWriter:
             if not states.is_dir():
                 continue
             for folder in sorted((p for p in states.iterdir() if p.name.isdigit()), reverse=True):
-                try:
-                    meta = json.loads((folder / "state.json").read_text())
-                except (OSError, ValueError):
-                    continue
-                if damaged_files(folder, meta["files"]) or not valid(folder, meta):
+                if (meta := read_state(folder)) is None or not valid(folder, meta):
                     continue
                 self.tokens, self.flops, self.rows = meta["tokens"], meta["flops"], meta["rows"]
                 if attempt != self.path:

@@ -88,9 +88,10 @@ def length_problems(study: Study) -> Found:
         lengths["pm", "max_length"] = study.pm.max_length
     if study.ppo is not None:
         lengths["ppo", "max_prompt_tokens"] = study.ppo.max_prompt_tokens + study.ppo.max_response_tokens
+        lengths["ppo", "ptx_context"] = study.ppo.ptx_context + 1 if any(study.ppo.ptx_coef) else 0
     for key, length in lengths.items():
         if length > limit:
-            what = "with max_response_tokens comes to" if key[0] == "ppo" else "is"
+            what = "with max_response_tokens comes to" if key == ("ppo", "max_prompt_tokens") else "is"
             yield key, f"{what} {length} tokens (allowed: at most base.max_positions, {limit})"
 
 
@@ -176,7 +177,20 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         return
     if ppo.minibatch_size > ppo.batch_size:
         yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
+    yield from ppo_problems(study, ppo)
     yield from place_problems(study, ppo)
+
+
+def ppo_problems(study: Study, ppo: PPOSection) -> Found:
+    """Text to mix in that is not there, and values from a preference model that nothing can read."""
+    if len(set(ppo.ptx_coef)) < len(ppo.ptx_coef):
+        yield ("ppo", "ptx_coef"), "names a number twice"
+    if any(ppo.ptx_coef) and study.world is None and (study.text is None or not study.text.path):
+        yield ("ppo", "ptx_coef"), "mixes in pretraining text, but there is none; --set text.path=FOLDER"
+    if ppo.value_init == "pm" and ppo.critic == "shared":
+        yield ("ppo", "value_init"), "is pm, whose head fits its own trunk alone; --set ppo.critic=separate"
+    elif ppo.value_init == "pm" and ppo.pm.is_foreign:
+        yield ("ppo", "value_init"), "is pm, but ppo.pm is somebody else's model (allowed: zero)"
 
 
 def behaviour_problems(study: Study) -> Found:

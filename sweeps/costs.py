@@ -24,6 +24,7 @@ from hh_scaling.configs import (
     PMConfig,
     PMPConfig,
     PPOConfig,
+    PPOTraining,
     ReferenceConfig,
     TeacherConfig,
     TokenizerConfig,
@@ -233,16 +234,33 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     models = 4.0 * (shape.n_params_total * 2 + sum(other.n_params_total for other in (pm, *sizing.followers)))
     # For each further process a gradient and a sampling copy in 16 bits.
     crew = 6.0 * shape.n_params_total * (config.compute.threads - 1)
+    text, more_flops, more_memory = ppo_additions(training, sizing, length * (rollouts + 3 * trained))
     return Cost(
-        tokens=rollouts * response + trained * length,
-        flops=flops,
+        tokens=rollouts * response + trained * length + text,
+        flops=flops + more_flops,
         layer_passes=sampling_steps * shape.n_layers + (3 * trained + 4 * rollouts) * length / micro * shape.n_layers,
         bytes_read=sampling_steps * 2.0 * shape.n_params_total,
-        memory_bytes=training_memory(shape, micro, logits=True) + models + crew,
+        memory_bytes=training_memory(shape, micro, logits=True) + models + crew + more_memory,
         disk_bytes=4.0 * shape.n_params_total * (1 + len(training.keep_sqrt_kl))
         + 600.0 * n_evals * training.n_eval_prompts,
         fixed_seconds=1.0,
     )
+
+
+def ppo_additions(training: PPOTraining, sizing: Sizing, passed: float) -> tuple[float, float, float]:
+    """Tokens of pretraining text, and FLOPs and bytes of it, of a critic of its own and of adapters (which save bytes:
+    no gradient, no moments, no second copy of the weights). ``passed``: tokens through the policy, backward twice."""
+    shape, flops, memory = sizing.shape, 0.0, 0.0
+    steps = training.n_updates * training.n_epochs * training.batch_size / training.minibatch_size
+    text = steps * training.ptx_rows * training.ptx_context if training.ptx_coef else 0.0
+    flops += 3 * text * forward(shape, training.ptx_context, logits=True)
+    if training.critic == "separate":
+        critic = sizing.scorer if training.value_init == "pm" else shape
+        flops += passed * forward(critic, training.max_prompt_tokens * FILL, logits=False)
+        memory += 16.0 * critic.n_params_total
+    if training.lora_rank is not None:
+        memory -= 16.0 * shape.n_params_total
+    return text, flops, memory
 
 
 def best_of_n_cost(config: BestOfNConfig, sizing: Sizing) -> Cost:

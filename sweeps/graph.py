@@ -22,7 +22,6 @@ from hh_scaling.configs import (
     InputFile,
     PilotConfig,
     PPOConfig,
-    PPOTraining,
     ReferenceConfig,
     ReferenceTraining,
     SizeSpec,
@@ -50,6 +49,8 @@ from sweeps.variants import (
     pm_config,
     pm_variants,
     pmp_config,
+    ppo_training,
+    ppo_variants,
     rate_slug,
 )
 
@@ -261,17 +262,17 @@ class Expansion:
             **self.further_tests(test, name, seed),
             **self.gold(),
         }
-        for factor in (1.0, *other_rates(section)):
+        for variant in ppo_variants(section):
             config = PPOConfig(
                 size=self.sizes[name],
                 seed=seed,
-                training=at_rate(pick(section, PPOTraining), factor),
+                training=ppo_training(section, variant),
                 compute=self.compute(section.compute, name),
                 world_gold=self.study.world is None or gold_source(self.study) == "world",
             )
-            policy = self.stage("ppo", f"ppo-{name}-s{seed}{rate_slug(factor)}", config, parents)
-            self.add(("ppo", name, seed) if factor == 1 else None, policy)
-            if factor == 1:
+            policy = self.stage("ppo", f"ppo-{name}-s{seed}{variant.slug}", config, parents)
+            self.add((f"ppo{variant.slug}", name, seed) if variant.benchmarked else None, policy)
+            if not variant.slug:
                 self.add_routes(config, policy, parents)
                 self.add_crossed(config, main, parents)
 
@@ -397,10 +398,12 @@ class Expansion:
 
     def evaluated(self, at: Sequence[str]) -> list[tuple[tuple[str, str, int], Stage, str | None]]:
         """(kind, size, seed), stage and weights (None: the model itself) of every base, reference, policy (at each of
-        its checkpoints) and interpolation."""
+        its checkpoints) and interpolation.
+
+        A policy with another ``ptx_coef`` than the main one's has a kind of its own, such as ``ppo-ptx1``.
+        """
         places = places_by_kind(at)
-        models = [(key, stage) for key, stage in self.made.items() if key[0] in places]
-        return [(key, stage, place) for key, stage in models for place in places[key[0]]]
+        return [(key, stage, place) for key, stage in self.made.items() for place in places.get(stage.kind, ())]
 
     def add_behaviours(self) -> None:
         """The paper's other evaluations of the same models."""
@@ -414,6 +417,8 @@ class Expansion:
             classifier = found_elsewhere(choice, name, digest)
             where = {key.replace("size.", "classifier."): path for key, path in found.items()}
         for (kind, name, seed), model, at in self.evaluated(section.at):
+            if kind.startswith("ppo-"):
+                continue
             config = BehaviourConfig(
                 size=self.sizes[name], seed=seed, at=at, tasks=tasks, classifier=classifier,
                 compute=self.compute(section.compute, name),

@@ -33,6 +33,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Seed = Annotated[int, Field(ge=0)]
 Shots = Annotated[int, Field(ge=0)]
 ShareKind = Literal["base", "reference", "pm"]
+NotNegative = Annotated[float, Field(ge=0)]
 RateFactors = tuple[PositiveFloat, ...]  # of the rate that the schedule's rule gives; 1 is among them
 
 
@@ -206,9 +207,10 @@ class GoldChoice(ForeignChoice):
 
 
 class PPOSection(PPOTraining):
-    """Policies; each rate factor but 1 adds a policy without benchmarks."""
+    """Policies; each rate factor but 1 adds a policy without benchmarks, each further ``ptx_coef`` one with them."""
 
     rate_factor: RateFactors = (1.0,)
+    ptx_coef: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)  # type: ignore[assignment]  # the first is the main setting
     pm: PMChoice = PMChoice()  # whose score is maximised: of the same size, of the largest, a size's name, or foreign
     test_pm: PMChoice | None = None  # whose score is only followed; None: as pm, on the test half
     gold: GoldChoice | None = GoldChoice()  # None: no gold score

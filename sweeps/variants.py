@@ -118,6 +118,39 @@ def pmp_config(section: PMPSection, size: SizeSpec, seed: int, compute: Compute)
     )
 
 
+# ---------------------------------------------------------------- policies
+
+
+@dataclass(frozen=True)
+class PPOVariant:
+    """One policy of a size and seed: of the main setting (no slug), or with one of these fields changed."""
+
+    ptx_coef: float
+    rate_factor: float = 1.0
+    slug: str = ""  # ``-ratex0.5``, ``-ptx1``
+
+    @property
+    def benchmarked(self) -> bool:
+        """Whether it takes benchmarks: what pretraining text in the mix spares is seen there."""
+        return self.rate_factor == 1
+
+
+def ppo_variants(section: PPOSection) -> list[PPOVariant]:
+    """The policies of a size and seed: the main one, then those with one thing changed."""
+    main = PPOVariant(section.ptx_coef[0])
+    return [
+        main,
+        *(replace(main, rate_factor=factor, slug=rate_slug(factor)) for factor in other_rates(section)),
+        *(replace(main, ptx_coef=coef, slug=f"-ptx{coef:g}") for coef in section.ptx_coef[1:]),
+    ]
+
+
+def ppo_training(section: PPOSection, variant: PPOVariant) -> PPOTraining:
+    """How one variant is trained."""
+    fields = {name: getattr(section, name) for name in PPOTraining.model_fields}
+    return at_rate(PPOTraining(**fields | {"ptx_coef": variant.ptx_coef}), variant.rate_factor)
+
+
 # ---------------------------------------------------------------- rates
 
 

@@ -86,6 +86,7 @@ class Shape:
     harmless_weight: tuple[float, ...] = ()
     rate_factor: tuple[float, ...] = ()  # additional bases, PMs and policies
     documents: bool = False  # bases keep their held-out loss by document
+    ptx_coef: tuple[float, ...] = ()  # additional policies with benchmarks; they pay half of the tax
     ways: bool = False  # a pool of samples and an interpolation beside every main policy
     learning_curve: bool = False  # the PM of the most comparisons is also scored at the other numbers along its pass
 
@@ -299,8 +300,9 @@ class Builder:
         pd.concat(parts).to_parquet(folder / "curve.parquet", index=False)
 
     def ppo(
-        self, n_params: int, seed: int, parents: Mapping[str, str], status: Status = "done", factor: float = 1.0
-    ) -> str:
+        self, n_params: int, seed: int, parents: Mapping[str, str], status: Status = "done", factor: float = 1.0,
+        ptx_coef: float = 0.0,
+    ) -> str:  # fmt: skip
         truth, shape, rng = self.truth, self.shape, self.rng
         slope = (truth.slope + truth.slope_per_ln_n_params * math.log(n_params / self.sizes[0])) * (
             1 + truth.seed_sd * rng.normal() - truth.rate_cost * math.log(factor) ** 2
@@ -337,7 +339,7 @@ class Builder:
                 "note": "collapsed" if status == "diverged" else "",
             }  # fmt: skip
 
-        training = at_rate(PPOTraining(), factor)
+        training = at_rate(PPOTraining(ptx_coef=ptx_coef), factor)
         config = PPOConfig(size=spec(n_params), seed=seed, training=training, compute=Compute())
         return self.stage("ppo", f"ppo-{size_name(n_params)}-s{seed}", config, parents, fill, status)
 
@@ -441,6 +443,10 @@ class Builder:
                 self.base(n_params, seed, made["data"], made["tokenizer"], factor)
             parents = {role: made[role] for role in ("data", "policy", "pm_train", "pm_test")}
             self.ppo(n_params, seed, parents, factor=factor)
+        for coef in shape.ptx_coef:
+            parents = {role: made[role] for role in ("data", "policy", "pm_train", "pm_test")}
+            policy = self.ppo(n_params, seed, parents, ptx_coef=coef)
+            self.benchmark(n_params, seed, made["data"], policy, "end", 0.5)
 
 
 def write_samples(folder: Path, evals: pd.DataFrame) -> None:

@@ -117,3 +117,18 @@ def test_a_killed_stage_resumes_to_the_same_bits(
     assert list(read_jsonl(undisturbed / "metrics.jsonl")) == list(read_jsonl(resumed / "metrics.jsonl"))
     weights = [(p / "model" / "model.safetensors").read_bytes() for p in (undisturbed, resumed)]
     assert weights[0] == weights[1]
+
+
+def test_gradients_are_clipped_to_the_norm_of_all_together() -> None:
+    """AdamW's first moment after one step is (1 - beta1) = 0.1 times the gradient that it was given."""
+    schedule = Schedule(learning_rate=1.0, max_grad_norm=0.5)
+    for scale, kept in ((2.0, 0.5), (0.05, 0.25)):
+        parameters = [torch.nn.Parameter(torch.zeros(3, 4)), torch.nn.Parameter(torch.zeros(13))]
+        optimizer = training.make_optimizer(parameters, schedule)
+        for p in parameters:
+            p.grad = torch.full_like(p, scale)
+        norm = training.apply_step(optimizer, schedule, 1e-3, 0)
+        moments = torch.cat([optimizer.state[p]["exp_avg"].flatten() for p in parameters])
+        assert norm == pytest.approx(scale * 5, rel=1e-6)  # 25 entries
+        assert float(moments.norm()) == pytest.approx(0.1 * kept, rel=1e-5)
+        assert all(p.grad is None for p in parameters)
