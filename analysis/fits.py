@@ -108,7 +108,7 @@ def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval 
     if best.df == 0:
         notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
     if cluster is not None and blank.n_clusters == 1:
-        notes.append(Note("one_cluster", "one run: no interval beyond this run; a second gives one, a third halves it"))
+        notes.append(Note("one_cluster", "one run: no interval beyond this run; a second gives one, a third makes it less than a third as wide"))
     unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u)) if cluster is None else None
     notes += [unfit] if unfit and blank.loss == "ls" else []
     if uncertain.failed > 0.02:

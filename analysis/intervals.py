@@ -212,8 +212,17 @@ def wild(best: Optimum, cluster: Codes, clustered: bool, how: Redraw) -> Uncerta
     root = np.sqrt(best.problem.w)
     fitted = best.residual / root + transform(best.problem.y, best.problem.space)
     target = fitted - sign[:, cluster] * inflated / root + (0.0 if how.noise is None else how.noise)
-    found = levenberg(best.problem, np.repeat(best.u[None], how.draws, axis=0), target=target)
+    found = _refit(best, target)
     return _percentiles(best, found, df, "wild-cluster-bootstrap" if clustered else "wild-bootstrap")
+
+
+def _refit(best: Optimum, target: Floats) -> Solution:
+    """The fit to every row of ``target`` (draws, n); a law that is linear is solved at once, exactly."""
+    problem = best.problem
+    if not problem.law.linear or problem.space != "linear":
+        return levenberg(problem, np.repeat(best.u[None], len(target), axis=0), target=target)
+    u = (np.linalg.pinv(best.jac) @ (np.sqrt(problem.w) * target).T).T
+    return Solution(u, np.zeros(len(u)), np.ones(len(u), dtype=bool))
 
 
 def _inflate(best: Optimum, cluster: Codes) -> Floats:
