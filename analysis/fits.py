@@ -105,14 +105,7 @@ def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval 
         best = replace(best, u=u, residual=_residuals(best.problem, u))
     else:
         uncertain = uncertainty(best, cluster, ci, blank.loss, how)
-    if best.df == 0:
-        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
-    if cluster is not None and blank.n_clusters == 1:
-        notes.append(Note("one_cluster", "one run: no interval beyond this run; a second gives one, a third makes it less than a third as wide"))
-    unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u)) if cluster is None else None
-    notes += [unfit] if unfit and blank.loss == "ls" else []
-    if uncertain.failed > 0.02:
-        notes.append(Note("failed_draws", f"{uncertain.failed:.0%} of the bootstrap draws did not converge"))
+    notes += _remarks(blank, best, cluster, uncertain)
     params = {name: _param(best, uncertain, i) for i, name in enumerate(of.params)}
     status = _status(best, found.converged, uncertain, notes, blank.x)
     df = float((blank.n_clusters or 0) - 1) if cluster is not None else float(best.df)
@@ -124,6 +117,22 @@ def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval 
         within_sd=uncertain.within_sd, starts=Starts(found.n_starts, found.n_followed, found.n_at_best),
         covariance=tuple(tuple(_known(v) for v in row) for row in uncertain.covariance),
     )  # fmt: skip
+
+
+def _remarks(blank: FitResult, best: Optimum, cluster: Codes | None, uncertain: Uncertainty) -> list[Note]:
+    """What a reader must know of the points and the draws behind the intervals."""
+    notes = []
+    if best.df == 0:
+        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
+    if cluster is not None and blank.n_clusters == 1:
+        more = "a second gives one, a third makes it less than a third as wide"
+        notes.append(Note("one_cluster", f"one run: no interval beyond this run; {more}"))
+    if cluster is None and blank.loss == "ls":
+        unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u))
+        notes += [unfit] if unfit else []
+    if uncertain.failed > 0.02:
+        notes.append(Note("failed_draws", f"{uncertain.failed:.0%} of the bootstrap draws did not converge"))
+    return notes
 
 
 def _residuals(problem: Problem, u: Floats) -> Floats:

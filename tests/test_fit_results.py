@@ -46,7 +46,7 @@ def test_few_sizes_say_how_many_would_test_the_form() -> None:
 @pytest.mark.parametrize(
     "name, x, y, code, message",
     [
-        ("power", [5.0] * 4, [1.0, 2.0, 3.0, 2.0], "too_few_levels", "1 distinct value, power needs 3; 2 more are needed"),
+        ("power", [5.0] * 4, [1.0, 2.0, 3.0, 2.0], "too_few_levels", "1 distinct value, power needs 3; 2 more"),
         ("power", SIZES[:2], [2.0, 1.0], "too_few_points", "2 points for 3 parameters; 1 more is needed"),
         ("broken", SIZES[:5], [5.0, 4.0, 3.0, 2.0, 1.0], "too_few_levels", "broken needs 6; 1 more is needed"),
         ("rl", [0.0, 0.0, 1.0], [0.0, 0.0, 1.0], "too_few_levels", "1 distinct value, rl needs 2"),
