@@ -10,10 +10,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis import intervals
+from analysis import bootstrap, intervals
+from analysis.bootstrap import Redraw
 from analysis.estimates import Codes
 from analysis.fit_result import FitResult, Loss, Note, Param, Starts, Status
-from analysis.intervals import Optimum, Redraw, Uncertainty
+from analysis.intervals import Optimum, Uncertainty
 from analysis.laws import COLUMNS, Floats, Law, law
 from analysis.points import (
     FitError,
@@ -143,11 +144,11 @@ def uncertainty(best: Optimum, cluster: Codes | None, ci: Interval | None, loss:
     """Intervals by the method that ``ci``, ``cluster`` and ``loss`` ask for."""
     each = np.arange(len(best.residual)) if cluster is None else cluster
     if loss != "ls":
-        return intervals.cases(best, each, min(how.draws, ROBUST_DRAWS), how.seed)
+        return bootstrap.cases(best, each, min(how.draws, ROBUST_DRAWS), how.seed)
     if ci == "cases":
-        return intervals.cases(best, each, how.draws, how.seed)
+        return bootstrap.cases(best, each, how.draws, how.seed)
     if ci == "bootstrap" or (cluster is not None and ci is None):
-        return intervals.wild(best, each, cluster is not None, how)
+        return bootstrap.wild(best, each, cluster is not None, how)
     if ci == "wald":
         return intervals.wald(best) if cluster is None else intervals.cluster_robust(best, cluster)
     return intervals.profile(best)
