@@ -31,6 +31,7 @@ from analysis.solver import Problem, Space, slope_of, transform
 Interval = Literal["profile", "wald", "bootstrap", "cases"]
 MAX_CONDITION = 1e7
 MAX_LOG_WIDTH = 60.0
+LOST = 1e-12  # of y: a term as small as that is rounding
 ROBUST_DRAWS = 500  # each takes many iterations
 LOSSES: tuple[str, ...] = get_args(Loss)
 SPACES: tuple[str, ...] = get_args(Space)
@@ -192,11 +193,16 @@ def _status(best: Optimum, converged: bool, uncertain: Uncertainty, notes: list[
 
 
 def _condition(best: Optimum) -> float:
-    jac = best.jac[:, best.inside]
+    """How badly the points tell the free parameters apart; infinite where an amplitude's term is lost in rounding."""
+    inside = best.inside
+    jac, logs = best.jac[:, inside], best.problem.law.logs[inside]
     scale = np.linalg.norm(jac, axis=0)
     if not len(scale):
         return 1.0
-    return math.inf if (scale == 0).any() else float(np.linalg.cond(jac / scale))
+    size = float(np.linalg.norm(np.sqrt(best.problem.w) * transform(best.problem.y, best.problem.space)))
+    if (scale == 0).any() or (scale[logs] <= LOST * size).any():
+        return math.inf
+    return float(np.linalg.cond(jac / scale))
 
 
 def r_squared(best: Optimum) -> float | None:

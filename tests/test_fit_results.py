@@ -70,6 +70,16 @@ def test_points_without_a_trend_say_what_would_do() -> None:
     assert few.status == "not_identified" and "1 more value of x would do" in " ".join(n.message for n in few.notes)
 
 
+@pytest.mark.parametrize(
+    "name, y", [("pm-accuracy", 1.0), ("pm-accuracy", 0.5), ("power", 2.0), ("pm-loss", math.log(2))]
+)
+def test_a_score_that_never_changes_decides_nothing(name: str, y: float) -> None:
+    """Right, or by chance, everywhere: any amplitude and exponent will do."""
+    result = fit(name, THREE, np.full(21, y))
+    assert result.status == "not_identified" and "would do" in " ".join(n.message for n in result.notes)
+    assert result.params["a"].low is None and result.params["a"].high is None
+
+
 def test_one_run_and_as_many_points_as_parameters_say_what_would_do() -> None:
     one = fit("bon", [1.0, 2.0, 3.0], [1.0, 1.6, 1.9], cluster=["a"] * 3)
     assert one.ci_method == "none" and "a second gives one" in note(one, "one_cluster")
