@@ -83,7 +83,8 @@ def change_rows(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]
     rows = []
     for record in records:
         policy = study.parent(record, "model")
-        before = by_model.get(policy.parents.get("policy")) if policy is not None and policy.kind == "ppo" else None
+        roles = {"ppo": "policy", "interpolation": "reference"}
+        before = by_model.get(policy.parents.get(roles.get(policy.kind, ""))) if policy is not None else None
         tables = [answers(study, one) for one in (before, record) if one is not None]
         if len(tables) == 2 and tables[0] is not None and tables[1] is not None:
             rows += [labels_of(study, record) | row for row in changes(tables[0], tables[1])]

@@ -25,8 +25,7 @@ from hh_scaling.records import FINISHED, Record, RecordError, RunStore, damaged_
 # role of the parent through which a stage descends from its base model
 DESCENT = {
     "teacher": "base", "reference": "base", "pmp": "base", "pm": "base", "ppo": "policy", "best_of_n": "policy",
-    "pilot": "before",
-    "benchmark": "model",
+    "interpolation": "policy", "pilot": "before", "benchmark": "model",
 }  # fmt: skip
 PM_COLUMNS = (
     "comparison_id", "conversation", "tranche", "n_turns", "score_chosen", "score_rejected",
@@ -71,6 +70,7 @@ class Setting:
     harmless_weight: float = 1.0  # of harmless comparisons in a PM's loss
     extra_share: float = 0.0  # of a PM's comparisons: so many votes besides them
     pretrained: bool | None = None  # whether a PM started from one of votes; None: as the study's main PMs
+    train_pm: str | None = None  # the size of a policy's train PM; None: that of the study's main policies
 
     @classmethod
     def of(cls, config: Mapping[str, Any], main_pretrained: bool = False) -> Setting:
@@ -80,8 +80,9 @@ class Setting:
         own = bool(known.pop("pretrained", False))  # only written where it is so
         if config.get("half") not in ("train", "test"):  # the gold model is never pretrained, other stages cannot be
             own = main_pretrained
+        size = known.pop("train_pm", None)
         numbers = {f.name: float(known[f.name]) for f in fields(cls) if known.get(f.name) is not None}
-        return cls(**numbers, pretrained=None if own == main_pretrained else own)
+        return cls(**numbers, pretrained=None if own == main_pretrained else own, train_pm=size)
 
     def varies_only(self, name: str) -> bool:
         """Whether nothing but that field differs from the main setting (nor must it)."""
@@ -256,7 +257,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame[[*columns, *(name for name in optional if name in frame.columns)]]
+    more = [name for name in optional if name in frame.columns and name not in columns]
+    return frame[[*columns, *more]]
 
 
 def stage_table(

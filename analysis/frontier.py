@@ -95,7 +95,8 @@ def load_curves(study: Study) -> list[Curve]:
     excluded with its reason."""
     curves = []
     for record in study.of_kind("ppo"):
-        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS, LATER_EVAL_COLUMNS)
+        later = (*LATER_EVAL_COLUMNS, *test_columns(record).values())
+        frame = stage_table(study, record, "evals.parquet", EVAL_COLUMNS, later)
         if frame is not None and (curve := _curve(study, record, frame)) is not None:
             curves.append(curve)
     return sorted(curves, key=lambda c: (c.model.n_params, c.model.name, c.seed, c.record.stage_id))
@@ -127,6 +128,11 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
         prompts=tuple(first.prompt_id),
         values={name: v for name, v in values.items() if np.isfinite(v).all()},
     )
+
+
+def test_columns(record: Record) -> dict[str, str]:
+    """Role -> column of the scores, for every test PM that a policy or a pool of samples was scored by."""
+    return {role: role.replace("pm_", "score_", 1) for role in record.parents if role.startswith("pm_test")}
 
 
 def gold_source(curve: Curve) -> str | None:
@@ -173,15 +179,22 @@ def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
     return rows
 
 
+def square_root(kl: Estimate) -> tuple[float, float | None]:
+    """sqrt(max(KL, 0)) with its standard error se / (2 sqrt(KL)) by the delta method; at 0 that is unknown, but 0 where
+    the KL is exactly 0 by construction."""
+    root = math.sqrt(max(kl.value, 0.0))
+    if kl.se is None:
+        return root, None
+    return root, kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
+
+
 def _mean(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
     return mean(curve.values[column][index], curve.cluster).to_dict() if column in curve.values else None
 
 
 def _kl_columns(curve: Curve, index: int) -> dict[str, Any]:
     kl = curve.kl(index)
-    root = math.sqrt(max(kl.value, 0.0))
-    # delta method, se(d) = se(KL) / (2 d); at d = 0 it exists only where KL is exactly 0 by construction
-    root_se = None if kl.se is None else kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
+    root, root_se = square_root(kl)
     row: dict[str, Any] = {"kl": kl.to_dict() | {"estimator": curve.estimator}}
     row |= {name: _mean(curve, name, index) for name in KLS}
     return row | {"sqrt_kl": root, "sqrt_kl_se": root_se}

@@ -34,6 +34,8 @@ from analysis.pools import PM, preference_models
 from analysis.precision import precision_rows
 from analysis.prediction import pm_series, prediction_rows, slope_series, tax_series
 from analysis.rate_check import rate_check
+from analysis.robustness import robustness
+from analysis.routes import best_of_n_fits, best_of_n_rows, equal_kl_rows, interpolation_rows, load_ways
 from analysis.scored_by import scored_by
 from analysis.tax import BITS_MARGIN, MARGIN
 from hh_scaling.records import atomic_write
@@ -44,9 +46,10 @@ TABLES = (
     "pm", "pm_trend", "pm_turns", "pm_calibration", "pm_floor", "pm_scores", "pm_agreement", "pm_shares", "pm_weights",
     "pm_pretraining", "pm_extra", "pm_curve", "pm_probes", "pm_probe_slopes", "pm_margins", "rate_check",
     "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
-    "frontier_slopes", "frontier_peaks", "reward_bound", "benchmarks", "tax", "bias", "precision", "pooled",
-    "crossover", "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "fits",
-    "models", "stages", "claims", "excluded",
+    "frontier_slopes", "frontier_peaks", "reward_bound", "best_of_n", "interpolation", "at_equal_kl", "robustness",
+    "robustness_points", "pm_size_effect", "benchmarks", "tax", "bias", "precision", "pooled", "crossover",
+    "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "fits", "models", "stages",
+    "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 
@@ -83,8 +86,10 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     items = tax_sizes.benchmark_items(study)
     tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, curves, items))
     data = study.of_kind("data")
+    pools, lines = load_ways(study, "best_of_n"), load_ways(study, "interpolation")
+    crossed, crossed_fits = robustness(study, all_curves, scores)
     along = frontier_fits(curves)
-    fits = pm_fits(pms) + saturation_fits(pms) + along
+    fits = pm_fits(pms) + saturation_fits(pms) + along + best_of_n_fits(pools) + crossed_fits
     over = overoptimisation(study, curves, scores)
     laws, slopes = law_rows(curves), slope_rows(study, curves, scores)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
@@ -128,6 +133,10 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
         "frontier_slopes": slopes,
         "frontier_peaks": peak_rows(along, curves),
         "reward_bound": bound_rows(study, curves),
+        "best_of_n": best_of_n_rows(study, pools),
+        "interpolation": interpolation_rows(study, lines, curves),
+        "at_equal_kl": equal_kl_rows(study, pools, curves) + equal_kl_rows(study, lines, curves),
+        **crossed,
         "benchmarks": tax_sizes.benchmark_rows(study, items),
         "tax": tax.tax,
         "bias": tax.bias,

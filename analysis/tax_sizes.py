@@ -24,6 +24,7 @@ from hh_scaling.records import Record, config_hash
 
 Items = dict[TaskKey, TaskItems]
 K_SHOT, METRIC = TASK_KEYS.index("k_shot"), TASK_KEYS.index("metric")
+TUNED = ("ppo", "interpolation")  # kinds of stage whose weights a policy's training moved
 
 
 @dataclass
@@ -209,10 +210,12 @@ def collect(study: Study, items: dict[str, Items]) -> dict[Key, Group]:
     groups: dict[Key, Group] = {}
     for stage_id, tasks in items.items():
         record = study.records[stage_id]
-        policy = study.records.get(record.parents["model"])
-        if policy is None or policy.kind != "ppo":
-            if study.kinds.get(record.parents["model"]) == "ppo":
-                study.exclude(stage_id, f"its policy {record.parents['model']} has no readable record", record)
+        model = record.parents["model"]
+        if study.kinds.get(model) not in TUNED:
+            continue
+        policy = policy_of(study, model)
+        if policy is None:
+            study.exclude(stage_id, f"its policy {model} has no readable record", record)
             continue
         if study.base(policy) is None:
             study.exclude(stage_id, "the record of its base model is missing", record)
@@ -231,9 +234,15 @@ def untuned_items(study: Study, items: dict[str, Items]) -> dict[str, Items]:
     found: dict[str, Items] = defaultdict(dict)
     for stage_id, tasks in items.items():
         model = study.records[stage_id].parents["model"]
-        if study.kinds.get(model) != "ppo":
+        if study.kinds.get(model) not in TUNED:
             found[model].update(tasks)
     return found
+
+
+def policy_of(study: Study, stage_id: str) -> Record | None:
+    """The policy that a stage of tuned weights is, or (an interpolation) ends at; None where a record is missing."""
+    record = study.records.get(stage_id)
+    return study.parent(record, "policy") if record is not None and record.kind == "interpolation" else record
 
 
 def _pair(study: Study, group: Group, before: Items, after: Items, record: Record, policy: Record) -> None:

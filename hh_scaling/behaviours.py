@@ -55,7 +55,7 @@ def run(config: BehaviourConfig, context: StageContext) -> StageResult:
     def on_batch(batch: Batch) -> None:
         out.count(batch.n_tokens, forward_flops(model, batch.n_tokens, batch.mean_length, batch.n_logits))
 
-    lm = CausalLM(model, load_tokenizer(stage), config.compute, on_batch=on_batch)
+    lm = CausalLM(model, load_tokenizer(stage, config.at), config.compute, on_batch=on_batch)
     data, tasks = context.parents["data"], config.tasks
     wanted: dict[str, Callable[[], dict[str, Any]]] = {
         "occupations": lambda: measure_occupations(lm, out),

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hh_scaling import ppo
 from hh_scaling.bench_pm import product_rate
 from hh_scaling.configs import Compute, PPOConfig, PPOTraining, SizeSpec
+from hh_scaling.critic import zero_critic
 from hh_scaling.inputs import DataError
 from hh_scaling.models import check_length, load_pretrained, set_up
-from hh_scaling.ppo_work import Models, Rolled, Targets, Work, zero_value_head
+from hh_scaling.ppo_work import Models, Rolled, Targets, Work
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample, StopText
 from hh_scaling.training import make_optimizer
@@ -104,7 +105,7 @@ def build(
     length = max(map(len, prompts)) + config.training.max_response_tokens
     for loaded in (policy, pm):
         check_length(loaded, length, "prompt and response")
-    head = zero_value_head(policy, compute.device)
+    critic = zero_critic(policy.config.hidden_size, compute.device)
     scores = TreeScores(pm.requires_grad_(False), compute)
 
     def score(samples: Sequence[Sample]) -> np.ndarray:
@@ -112,7 +113,7 @@ def build(
         return found
 
     stop, tokenizer = NoStop(policy.config.vocab_size), SimpleNamespace(pad_token_id=0)
-    models = Models(config, policy, head, reference.requires_grad_(False), score, tokenizer, stop)
+    models = Models(config, policy, critic, reference.requires_grad_(False), score, tokenizer, stop)
     return ppo.Trainer(models, TimedWork(models, out), prompts, out)
 
 

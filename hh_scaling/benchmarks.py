@@ -82,7 +82,7 @@ def model_items(asked: Asked, questions: list[Question], context: StageContext) 
     """The model's items of all questions; with ``lm_eval_files`` also the folder ``lm_eval`` in lm-eval's format."""
     model = load_causal_lm(asked.stage, asked.at, asked.compute)
     progress = Progress(model, context.out)
-    lm = CausalLM(model, load_tokenizer(asked.stage), asked.compute, on_batch=progress.on_batch)
+    lm = CausalLM(model, load_tokenizer(asked.stage, asked.at), asked.compute, on_batch=progress.on_batch)
     with lm.by_processes():
         items, found = ask_all(lm, questions, asked.tasks.seed, progress)
     asked.model = describe(model, asked.name)

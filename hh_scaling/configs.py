@@ -14,9 +14,12 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # 0 is not written into configurations, which keep the hash they had before there was a gold part.
+# A size's name; not written where there is none, so that hashes stay.
+OtherPM = Annotated[str | None, Field(exclude_if=lambda name: name is None)]
 GoldFraction = Annotated[float, Field(ge=0, le=1, exclude_if=lambda value: value == 0)]
 Limit = Annotated[float | None, Field(gt=0, exclude_if=lambda value: value is None)]  # not written where there is none
 VOTES_TEMPERATURE = 4.0
+KL_HORIZON, PTX_ROWS, PTX_CONTEXT, LORA_ALPHA = 10_000, 32, 128, 16.0
 Dtype = Literal["float32", "bf16"]
 Architecture = Literal["llama", "gpt_neox"]
 Half = Literal["train", "test", "gold"]  # gold: neither half, see DataConfig.gold_fraction
@@ -258,12 +261,27 @@ class PPOTraining(Config):
     temperature: PositiveFloat = 1.0
     sample_rows: Positive = 256  # responses sampled together; their cache of keys and values is what memory must hold
     kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    # The coefficient moves towards this KL of a response, in nats, see losses.adapted_kl_coef; without one not written.
+    kl_target: Annotated[float | None, Field(gt=0, exclude_if=lambda target: target is None)] = None
+    kl_horizon: Annotated[int, Field(gt=0, exclude_if=lambda n: n == KL_HORIZON)] = KL_HORIZON  # responses
+    ptx_coef: Annotated[float, Field(ge=0, exclude_if=lambda coef: coef == 0)] = 0.0  # of the loss on pretraining text
+    ptx_rows: Annotated[int, Field(gt=0, exclude_if=lambda n: n == PTX_ROWS)] = PTX_ROWS  # of text, a minibatch
+    ptx_context: Annotated[int, Field(gt=0, exclude_if=lambda n: n == PTX_CONTEXT)] = PTX_CONTEXT  # tokens a row
+    # Rank of adapters in all linear layers, which then are trained in place of the weights; None: full fine-tuning.
+    lora_rank: Annotated[int | None, Field(gt=0, exclude_if=lambda rank: rank is None)] = None
+    lora_alpha: Annotated[float, Field(gt=0, exclude_if=lambda alpha: alpha == LORA_ALPHA)] = LORA_ALPHA
     clip_range: PositiveFloat = 0.2
     value_clip_range: PositiveFloat = 0.2
     value_coef: Annotated[float, Field(ge=0)] = 0.5
+    # Separate: a model of its own, which starts from the reference and zero or from the train PM. Both at other than
+    # the default only are written.
+    critic: Annotated[Literal["shared", "separate"], Field(exclude_if=lambda kind: kind == "shared")] = "shared"
+    value_init: Annotated[Literal["zero", "pm"], Field(exclude_if=lambda start: start == "zero")] = "zero"
     gamma: Fraction = 1.0
     gae_lambda: Fraction = 0.95
-    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    # To mean 0 and variance 1 over the rollout's response tokens; written only if false.
+    whiten_advantages: Annotated[bool, Field(exclude_if=bool)] = True
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the score of a response that the limit cut
     schedule: Schedule = Schedule(
         learning_rate=2e-4, width_exponent=0.5, warmup_fraction=0.1, beta2=0.999, eps=1e-5, max_grad_norm=0.5
     )
@@ -289,6 +307,43 @@ class PPOConfig(Config):
     compute: Compute
     # Whether the world, where there is one and no gold PM among the parents, gives the gold score; written if false.
     world_gold: Annotated[bool, Field(exclude_if=bool)] = True
+    train_pm: OtherPM = None  # the size of the train PM, where it is not the one that the study's main policies have
+
+
+# ---------------------------------------------------------------- other ways to a higher score
+
+
+class BestOfNSampling(Config):
+    """A pool of samples of the reference for each held-out prompt; the last four are those of PPO's evaluations."""
+
+    n_samples: Annotated[int, Field(ge=2)] = 64  # a prompt: N, the largest n that can be estimated
+    n_prompts: Positive = 256  # held-out prompts, the first of those that PPO's evaluations use
+    max_prompt_tokens: Positive = 96
+    max_response_tokens: Positive = 28
+    temperature: PositiveFloat = 1.0
+    sample_rows: Positive = 256
+    checkpoint_seconds: PositiveFloat = 180.0
+
+
+class BestOfNConfig(Config):
+    size: SizeSpec
+    seed: int
+    sampling: BestOfNSampling
+    compute: Compute
+    world_gold: Annotated[bool, Field(exclude_if=bool)] = True  # as in PPOConfig
+    train_pm: OtherPM = None  # as in PPOConfig
+
+
+def alpha_name(alpha: float) -> str:
+    """What the weights at this alpha are called, in ``checkpoints.json`` and in ``BenchmarkConfig.at``."""
+    return f"alpha={float(alpha)}"
+
+
+class InterpolationConfig(PPOConfig):
+    """Points on the straight line from the reference's weights to a policy's, evaluated as that policy was."""
+
+    alphas: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # 0 is the reference, 1 the policy
+    keep: tuple[Fraction, ...] = ()  # of the alphas: whose weights are saved
 
 
 # ---------------------------------------------------------------- benchmarks
@@ -323,7 +378,7 @@ class BenchmarkConfig(Config):
 
     size: SizeSpec
     seed: int
-    at: str | None = None  # of a policy: "end" or "sqrt_kl=1.0"; None: the model itself
+    at: str | None = None  # "end" or "sqrt_kl=1.0" of a policy, "alpha=0.5" of an interpolation; None: the model itself
     tasks: BenchmarkTasks
     compute: Compute
 

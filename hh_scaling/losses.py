@@ -75,6 +75,15 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards.scatter_add(1, last.unsqueeze(1), scores.unsqueeze(1).to(rewards.dtype))
 
 
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, n: int, horizon: int) -> float:
+    """kl_coef * (1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon), n the responses that ``kl`` is the mean of.
+
+    ``kl`` and ``target`` in nats a response (Ziegler et al. 2019, section 2.2).
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * n / horizon)
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """(B, R) advantages A_t = d_t + gamma * lambda * A_{t+1} with d_t = r_t + gamma * V_{t+1} - V_t.
 

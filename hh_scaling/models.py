@@ -219,10 +219,10 @@ def load_options(stage: Path) -> dict[str, Any]:
     return options
 
 
-def load_tokenizer(stage: Path) -> Any:
-    """The tokenizer saved with the stage's model, with a padding token that is not its end token."""
+def load_tokenizer(stage: Path, checkpoint: str | None = None) -> Any:
+    """The tokenizer saved with the stage's model (or checkpoint), with a padding token that is not its end token."""
     options = {k: v for k, v in load_options(stage).items() if k in ("revision", "trust_remote_code")}
-    return with_pad_token(AutoTokenizer.from_pretrained(model_source(stage), **options))
+    return with_pad_token(AutoTokenizer.from_pretrained(model_source(stage, checkpoint), **options))
 
 
 def with_pad_token(tokenizer: Any) -> Any:

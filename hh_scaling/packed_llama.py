@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from transformers import LlamaModel, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from hh_scaling.lora import weight
 from hh_scaling.packed_attention import Heads, Rows, Working, attend, attend_backward, product_sum, projected
 from hh_scaling.packing import Packed
 
@@ -84,18 +85,18 @@ class PackedLlama:
 
 
 def parameters(layer: Any) -> tuple[Tensor, ...]:
-    """A layer's parameters in the order that ``_Layer`` takes them and returns their gradients."""
+    """A layer's (effective) weights in the order that ``_Layer`` takes them and returns their gradients."""
     attention, mlp = layer.self_attn, layer.mlp
     return (
         layer.input_layernorm.weight,
-        attention.q_proj.weight,
-        attention.k_proj.weight,
-        attention.v_proj.weight,
-        attention.o_proj.weight,
+        weight(attention.q_proj),
+        weight(attention.k_proj),
+        weight(attention.v_proj),
+        weight(attention.o_proj),
         layer.post_attention_layernorm.weight,
-        mlp.gate_proj.weight,
-        mlp.up_proj.weight,
-        mlp.down_proj.weight,
+        weight(mlp.gate_proj),
+        weight(mlp.up_proj),
+        weight(mlp.down_proj),
     )
 
 

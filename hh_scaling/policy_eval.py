@@ -60,9 +60,14 @@ class Evaluation:
 class Measures:
     """What scores responses. The gold score is that of ``pm_gold`` where there is one, else the world's, else none."""
 
-    pms: Mapping[str, PMScorer | ForeignPMScorer]  # by role: pm_train, pm_test, perhaps pm_gold
+    pms: Mapping[str, PMScorer | ForeignPMScorer]  # by role: pm_train, pm_test, perhaps pm_test_<size>s and pm_gold
     stages: Mapping[str, Path]  # role -> the stage's folder, which is called by its id
     exact: Callable[[str, str], Gold] | None
+
+    def scores(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """(B,) columns score_train, score_test and, for each test PM of a further size, score_test_<size>."""
+        roles = [role for role in self.pms if role != "pm_gold"]
+        return {role.replace("pm_", "score_", 1): self.pms[role](samples).astype(float) for role in roles}
 
     def gold(self, samples: Sequence[Sample], prompts: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
         """(B,) columns gold, gold_helpful and gold_harmless; the last two are known to the world alone."""
@@ -111,6 +116,7 @@ class Evaluator:
         self.sample_lines: list[str] = []
         self.reference_samples: list[Sample] = []
         self._tables: list[pd.DataFrame] = []
+        self._start: pd.DataFrame | None = None  # rows of another stage's first evaluation, see go_by
         self._reference_reading: Reading | None = None
 
     def has(self, step: int) -> bool:
@@ -135,14 +141,21 @@ class Evaluator:
         self.sample_lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         self.reference_samples = [Sample(**row) for row in read_jsonl(folder / REFERENCE_SAMPLES)]
 
+    def go_by(self, policy: Path) -> None:
+        """Measure as that finished policy was measured: KL(reference || ·) on the reference's responses that it kept,
+        and changes from the scores of its first evaluation."""
+        self.reference_samples = [Sample(**row) for row in read_jsonl(policy / REFERENCE_SAMPLES)]
+        self._start = pd.read_parquet(policy / "evals.parquet").head(len(self.prompts))
+
     def evaluate(self, policy: PreTrainedModel, sampler: PreTrainedModel, step: int) -> Evaluation:
         """Sample once a prompt, measure, log a row of metrics; training's random streams are not touched."""
         samples = self.draw(sampler, step)
         count_generation(policy, samples, self.out)
-        if not self.history:
+        starts = not self.history and self._start is None
+        if starts:
             self.reference_samples = samples
         forward, reverse = self.both_kls(policy, samples)
-        if not self.history and (forward.k1.any() or forward.exact.any()):
+        if starts and (forward.k1.any() or forward.exact.any()):
             raise ValueError(f"step {step}: KL is {forward.exact.mean():g} before training, it must be exactly 0")
         texts = self.tokenizer.batch_decode([s.text_ids for s in samples])
         rows = self.measure(samples, texts, step).assign(**kl_columns(forward, reverse))
@@ -192,7 +205,7 @@ class Evaluator:
 
     def first(self) -> pd.DataFrame:
         """The rows of the first evaluation."""
-        return self._tables[0].head(len(self.prompts))
+        return (self._tables[0] if self._start is None else self._start).head(len(self.prompts))
 
     def measure(self, samples: list[Sample], texts: list[str], step: int) -> pd.DataFrame:
         """Scores, lengths and ends of the samples; a few texts are kept for the report."""
@@ -202,8 +215,7 @@ class Evaluator:
                 "samples": step * self.config.training.batch_size,
                 "prompt_id": self.prompt_table.prompt_id,
                 "conversation": self.prompt_table.conversation,
-                "score_train": self.measures.pms["pm_train"](samples).astype(float),
-                "score_test": self.measures.pms["pm_test"](samples).astype(float),
+                **self.measures.scores(samples),
                 "length": [float(len(s.response)) for s in samples],
                 "ended": [float(s.ended) for s in samples],
             }

@@ -1,32 +1,33 @@
 """The PPO stage: a policy trained against the train PM, measured along the way on fixed held-out prompts.
 
 Reward: the PM's score once, at the response's last token, and -kl_coef * (ln policy - ln reference) at every token
-(Bai et al. 2022, section 4.1 and appendix B.1). One trunk serves policy and value head.
+(Bai et al. 2022, section 4.1 and appendix B.1). One trunk serves policy and value head unless the critic is separate.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from hh_scaling.configs import PPOConfig, checkpoint_name
+from hh_scaling.configs import BestOfNConfig, PPOConfig, checkpoint_name
 from hh_scaling.crew import Crew
+from hh_scaling.critic import make_critic
 from hh_scaling.data import gold_scorer
+from hh_scaling.lora import add_adapters, shared_copy
 from hh_scaling.losses import (
+    adapted_kl_coef,
     gae,
     kl_k1,
     masked_whiten,
     token_rewards,
 )
+from hh_scaling.memory import in_smaller_pieces
 from hh_scaling.models import (
     check_length,
     describe,
@@ -35,10 +36,12 @@ from hh_scaling.models import (
     set_up,
 )
 from hh_scaling.pairs import encode
-from hh_scaling.policy_eval import Evaluation, Evaluator, Measures
-from hh_scaling.ppo_work import Models, Targets, Work, minibatch_gradient, roll_out, zero_value_head
+from hh_scaling.policy_eval import Evaluator, Measures
+from hh_scaling.ppo_state import keep_or_stop, resume, save_run_state
+from hh_scaling.ppo_work import Models, Targets, Trainer, Work, minibatch_gradient, pretraining_gradient, roll_out
 from hh_scaling.pretrain import save_model
-from hh_scaling.records import StageWriter, check_finite, damaged_files, manifest, write_json
+from hh_scaling.ptx import load_text
+from hh_scaling.records import check_finite, write_json
 from hh_scaling.rollout import (
     Sample,
     StopText,
@@ -47,32 +50,7 @@ from hh_scaling.rollout import (
 )
 from hh_scaling.scorers import load_pm_scorer, stream_seed
 from hh_scaling.stages import StageContext, StageResult
-from hh_scaling.training import (
-    Stopwatch,
-    apply_step,
-    learning_rate,
-    load_training_state,
-    make_optimizer,
-    save_training_state,
-)
-
-
-@dataclass
-class Trainer:
-    """Everything a PPO run holds: its models, the work that is done in parts, the prompts."""
-
-    models: Models
-    work: Work
-    prompts: list[list[int]]
-    out: StageWriter
-
-    @property
-    def config(self) -> PPOConfig:
-        return self.models.config
-
-    @property
-    def policy(self) -> PreTrainedModel:
-        return self.models.policy
+from hh_scaling.training import Stopwatch, apply_step, learning_rate, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -98,10 +76,9 @@ class Batch:
 def run(config: PPOConfig, context: StageContext) -> StageResult:
     """Train the policy, keep checkpoints on the wanted grid of √KL and at the end, and write every evaluation."""
     set_up(config.compute)
-    trainer, evaluator = build(config, context)
-    diverged = train_policy(trainer, evaluator)
+    trainer, evaluator, diverged = in_smaller_pieces(partial(train, context), config)
     out = context.out
-    save_model(trainer.policy, trainer.models.tokenizer, out.path / "model")
+    save_model(trainer.models.plain_policy(), trainer.models.tokenizer, out.path / "model")
     last = evaluator.history[-1]
     end = {"name": "end", "step": last.step, "samples": last.samples, "path": "model", **last.kl_entry()}
     write_json(out.path / "checkpoints.json", [*evaluator.kept, end])
@@ -109,7 +86,7 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
     kept_at = {entry["name"]: entry["step"] for entry in evaluator.kept}
     reached = {str(float(k)): kept_at.get(checkpoint_name(k)) for k in config.training.keep_sqrt_kl}
     summary = {
-        "model": describe(trainer.policy, config.size.name),
+        "model": describe(trainer.models.reference, config.size.name),
         "n_updates": last.step,
         "samples": last.samples,
         "final": last.metrics,
@@ -117,7 +94,21 @@ def run(config: PPOConfig, context: StageContext) -> StageResult:
         "note": diverged,
         **evaluator.measures.describe(),
     }
+    if trainer.out_of_memory:
+        summary["out_of_memory"] = trainer.out_of_memory
     return StageResult(summary, "diverged" if diverged else "done")
+
+
+def train(context: StageContext, config: PPOConfig, out_of_memory: str | None) -> tuple[Trainer, Evaluator, str | None]:
+    """The trained policy with its evaluations, and why it is called diverged, if it is.
+
+    ``out_of_memory``: what went wrong in this attempt before, which is then gone on with.
+    """
+    if out_of_memory:
+        context.out.again()
+    trainer, evaluator = build(config, context)
+    trainer.out_of_memory = out_of_memory
+    return trainer, evaluator, train_policy(trainer, evaluator)
 
 
 def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]:
@@ -125,14 +116,20 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     parents, compute, training = context.parents, config.compute, config.training
     tokenizer = load_tokenizer(parents["policy"])
     policy = load_causal_lm(parents["policy"], compute=compute)
-    reference = load_causal_lm(parents["policy"], compute=compute).requires_grad_(False)
-    value_head = zero_value_head(policy, compute.device)
     measures = load_measures(config, context, tokenizer)
+    train_pm = measures.pms["pm_train"]
+    if training.lora_rank is None:
+        reference = load_causal_lm(parents["policy"], compute=compute).requires_grad_(False)
+    else:
+        reference = shared_copy(policy).requires_grad_(False)
+        policy = add_adapters(policy, training.lora_rank, training.lora_alpha, config.seed)
+    critic = make_critic(training, reference, train_pm, compute.device)
+    text = load_text(config, parents["data"], tokenizer)
     check_length(policy, training.max_prompt_tokens + training.max_response_tokens, "ppo: prompt and response")
     table = pd.read_parquet(parents["data"] / "prompts.parquet").sort_values("order")
     prompts = encode_prompts(tokenizer, list(table[table.split == "train"].prompt), training.max_prompt_tokens)
     stop = StopText(tokenizer, policy.config.vocab_size, end_tokens(tokenizer, policy))
-    models = Models(config, policy, value_head, reference, measures.pms["pm_train"], tokenizer, stop)
+    models = Models(config, policy, critic, reference, train_pm, tokenizer, stop, text)
     trainer = Trainer(models, Work(models, context.out), prompts, context.out)
     held_out = table[table.split == "held_out"].head(training.n_eval_prompts)
     evaluator = Evaluator(
@@ -142,9 +139,9 @@ def build(config: PPOConfig, context: StageContext) -> tuple[Trainer, Evaluator]
     return trainer, evaluator
 
 
-def load_measures(config: PPOConfig, context: StageContext, tokenizer: Any) -> Measures:
+def load_measures(config: PPOConfig | BestOfNConfig, context: StageContext, tokenizer: Any) -> Measures:
     """What scores responses: the PMs among the parents, each model loaded once, and the world where it gives gold."""
-    stages = {role: context.parents[role] for role in ("pm_train", "pm_test", "pm_gold") if role in context.parents}
+    stages = {role: stage for role, stage in context.parents.items() if role.startswith("pm_")}
     folders = dict.fromkeys(stages.values())
     loaded = {folder: load_pm_scorer(folder, tokenizer, config.compute, context.out) for folder in folders}
     exact = gold_scorer(context.parents["data"]) if config.world_gold and "pm_gold" not in stages else None
@@ -200,10 +197,17 @@ def update_policy(trainer: Trainer, optimizer: torch.optim.AdamW, crew: Crew, up
     batch = collect(trainer, crew, update)
     rate = learning_rate(training.schedule, trainer.policy.config.hidden_size, update, training.n_updates)
     stats: dict[str, float] = {}
-    for rows in minibatches(training.batch_size, training.minibatch_size, training.n_epochs, config.seed, update):
+    parts = minibatches(training.batch_size, training.minibatch_size, training.n_epochs, config.seed, update)
+    for step, rows in enumerate(parts, start=update * len(parts)):
         stats = minibatch_gradient(crew, trainer.work, batch.targets(rows), update)
+        if trainer.models.text is not None:
+            stats |= pretraining_gradient(crew, trainer.work, trainer.models.text, step)
         stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
-    return {**batch.stats, **stats, "lr": rate}
+    stats |= {"lr": rate, "kl_coef": trainer.kl_coef}
+    if training.kl_target is not None:
+        kl, n = batch.stats["kl_k1"], training.batch_size
+        trainer.kl_coef = adapted_kl_coef(trainer.kl_coef, kl, training.kl_target, n, training.kl_horizon)
+    return {**batch.stats, **stats}
 
 
 def minibatches(batch_size: int, size: int, n_epochs: int, seed: int, update: int) -> list[list[int]]:
@@ -224,7 +228,7 @@ def collect(trainer: Trainer, crew: Crew, update: int) -> Batch:
     check_finite("score", float(scores.sum()), update)
     penalised = scores - training.missing_eos_penalty * torch.tensor([not s.ended for s in samples]).to(scores)
     kl = kl_k1(logprobs, reference) * mask
-    rewards = token_rewards(penalised, kl, mask, training.kl_coef)
+    rewards = token_rewards(penalised, kl, mask, trainer.kl_coef)
     advantages = gae(rewards, values, mask, training.gamma, training.gae_lambda)
     returns = (advantages + values) * mask
     stats = {
@@ -233,7 +237,9 @@ def collect(trainer: Trainer, crew: Crew, update: int) -> Batch:
         "length": float(np.mean([len(s.response) for s in samples])),
         "ended": float(np.mean([s.ended for s in samples])),
     }
-    return Batch(samples, mask, logprobs, values, masked_whiten(advantages, mask), returns, stats)
+    if training.whiten_advantages:
+        advantages = masked_whiten(advantages, mask)
+    return Batch(samples, mask, logprobs, values, advantages, returns, stats)
 
 
 def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update: int) -> list[list[int]]:
@@ -243,52 +249,3 @@ def update_prompts(prompts: list[list[int]], batch_size: int, seed: int, update:
     order = np.resize(rng.permutation(len(prompts)), per_pass * batch_size)
     start = (update % per_pass) * batch_size
     return [prompts[i] for i in order[start : start + batch_size]]
-
-
-# ---------------------------------------------------------------- checkpoints and resuming
-
-
-def keep_or_stop(trainer: Trainer, evaluator: Evaluator, evaluation: Evaluation) -> str | None:
-    """Keep a checkpoint at the first evaluation past each wanted √KL; say why if the policy has diverged.
-
-    The √KL reached is recorded beside the one wanted: it overshoots by up to what an interval of evaluations adds.
-    """
-    training = trainer.config.training
-    for wanted in training.keep_sqrt_kl:
-        name = checkpoint_name(wanted)
-        if evaluation.sqrt_kl >= wanted and all(entry["name"] != name for entry in evaluator.kept):
-            folder = trainer.out.path / "checkpoints" / name
-            save_model(trainer.policy, trainer.models.tokenizer, folder)
-            entry = {"name": name, "step": evaluation.step, "samples": evaluation.samples, **evaluation.kl_entry()}
-            entry |= {"wanted": wanted, "path": f"checkpoints/{name}", "files": manifest(folder)}
-            evaluator.kept.append(entry)
-    return evaluator.why_diverged()
-
-
-def save_run_state(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW, update: int) -> None:
-    """Weights, optimiser and all evaluations so far; random streams are functions of seed and update."""
-    extra = {"kept": evaluator.kept, "history": [e.to_json() for e in evaluator.history]}
-    with trainer.out.save_state(update + 1, extra) as folder:
-        head = {f"value_head.{k}": v for k, v in trainer.models.value_head.state_dict().items()}
-        save_training_state(folder, trainer.policy, optimizer, **head)
-        evaluator.save(folder)
-
-
-def resume(trainer: Trainer, evaluator: Evaluator, optimizer: torch.optim.AdamW) -> int:
-    """The first update still to be made; restores policy, value head, optimiser, evaluations and checkpoints."""
-    if (found := trainer.out.resume(checkpoints_whole)) is None:
-        return 0
-    folder, meta = found
-    extra = load_training_state(folder, trainer.policy, optimizer)
-    trainer.models.value_head.load_state_dict({k.removeprefix("value_head."): v for k, v in extra.items()})
-    evaluator.restore(folder, meta["extra"])
-    attempt = folder.parent.parent
-    for entry in evaluator.kept:
-        shutil.copytree(attempt / entry["path"], trainer.out.path / entry["path"])
-    return int(meta["step"])
-
-
-def checkpoints_whole(state: Path, meta: Mapping[str, Any]) -> bool:
-    """Whether the checkpoints that a saved state counts on are undamaged in its attempt."""
-    attempt = state.parent.parent
-    return not any(damaged_files(attempt / entry["path"], entry["files"]) for entry in meta["extra"]["kept"])

@@ -13,8 +13,11 @@ from transformers import PreTrainedModel
 
 from hh_scaling.configs import PPOConfig
 from hh_scaling.crew import Crew, balanced, crew_size
+from hh_scaling.critic import Critic
+from hh_scaling.lora import adapters, merged
 from hh_scaling.losses import kl_k3, policy_loss, value_loss
 from hh_scaling.models import forward_flops, micro_batches
+from hh_scaling.ptx import PretrainingText, text_gradient
 from hh_scaling.records import StageWriter, check_finite
 from hh_scaling.rollout import (
     Sample,
@@ -33,26 +36,28 @@ SUMS = ("policy_loss", "value_loss", "clip_fraction", "kl_old_new")  # over resp
 
 @dataclass
 class Models:
-    """The trained policy with its value head, and the frozen models."""
+    """The trained policy with its critic, the frozen models, and text to mix in."""
 
     config: PPOConfig
     policy: PreTrainedModel
-    value_head: nn.Linear
+    critic: Critic
     reference: PreTrainedModel
     train_pm: Callable[[Sequence[Sample]], np.ndarray]
     tokenizer: Any
     stop: StopText
+    text: PretrainingText | None = None
 
     def parameters(self) -> list[nn.Parameter]:
-        return [*self.policy.parameters(), *self.value_head.parameters()]
+        return [*self.policy.parameters(), *self.critic.parameters()]
 
+    @property
+    def trained(self) -> nn.Module:
+        """What of the policy is trained: all of it, or its adapters."""
+        return self.policy if self.config.training.lora_rank is None else adapters(self.policy)
 
-def zero_value_head(policy: PreTrainedModel, device: str) -> nn.Linear:
-    """A value of 0 for every token, until it is trained."""
-    head = nn.Linear(policy.config.hidden_size, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head.to(device)
+    def plain_policy(self) -> PreTrainedModel:
+        """The policy as a model that needs no adapters."""
+        return self.policy if self.config.training.lora_rank is None else merged(self.policy, self.reference)
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,13 @@ class Work:
 
     def __init__(self, models: Models, out: StageWriter) -> None:
         self.models, self.out = models, out
-        self.sampler = sampling_copy(models.policy, models.config.compute)
+        plain = models.policy if models.config.training.lora_rank is None else models.reference
+        self.sampler = sampling_copy(models.policy, plain, models.config.compute)
 
     def crew(self) -> Crew:
         """The processes that share the policy's weights and do this work."""
         n = crew_size(self.models.config.compute)
-        return Crew(n, self.models.parameters(), rollout=self.rollout, gradient=self.gradient)
+        return Crew(n, self.models.parameters(), rollout=self.rollout, gradient=self.gradient, text=self.text_gradient)
 
     def refresh(self) -> None:
         """Give the sampling copy the policy's present weights."""
@@ -127,8 +133,8 @@ class Work:
         """Log-probabilities by policy and reference, values, and the train PM's scores."""
         models, temperature = self.models, self.models.config.training.temperature
         old, reference = (
-            score_responses(model, head, samples, temperature, models.config.compute, self.out)
-            for model, head in ((models.policy, models.value_head), (models.reference, None))
+            score_responses(model, critic, samples, temperature, models.config.compute, self.out)
+            for model, critic in ((models.policy, models.critic), (models.reference, None))
         )
         logprobs, values, references = (x.cpu().numpy() for x in (old.logprobs, old.values, reference.logprobs))
         return Rolled(samples, logprobs, values, references, models.train_pm(samples))
@@ -141,7 +147,7 @@ class Work:
         for group in micro_batches([len(s.ids) for s in targets.samples], budget):
             some = targets.some(group)
             logprobs, values, _ = response_forward(
-                models.policy, models.value_head, some.samples, training.temperature, models.config.compute, False
+                models.policy, models.critic, some.samples, training.temperature, models.config.compute, False
             )
             old, old_values, advantages, returns = (torch.from_numpy(x).to(logprobs.device) for x in some.arrays())
             surrogate = policy_loss(logprobs, old, advantages, training.clip_range)
@@ -152,6 +158,33 @@ class Work:
                 apart = kl_k3(old, logprobs)  # sampled by the old policy: it comes first
                 totals += torch.stack([x.sum().cpu() for x in (surrogate, error, clipped, apart)])
         return totals.tolist()
+
+    def text_gradient(self, part: tuple[list[list[int]], float, int]) -> float:
+        """Gradient of rows of pretraining text, each token weighted alike; their summed loss."""
+        rows, weight, budget = part
+        return text_gradient(self.models.policy, rows, weight, budget, self.models.config.compute)
+
+
+@dataclass
+class Trainer:
+    """Everything a PPO run holds: its models, the work that is done in parts, the prompts."""
+
+    models: Models
+    work: Work
+    prompts: list[list[int]]
+    out: StageWriter
+    out_of_memory: str | None = None  # what went wrong before micro-batches were halved
+
+    def __post_init__(self) -> None:
+        self.kl_coef = self.config.training.kl_coef  # moves where there is a target
+
+    @property
+    def config(self) -> PPOConfig:
+        return self.models.config
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        return self.models.policy
 
 
 def roll_out(crew: Crew, prompts: Sequence[list[int]], update: int, out: StageWriter) -> Rolled:
@@ -191,4 +224,17 @@ def minibatch_gradient(crew: Crew, work: Work, targets: Targets, update: int) ->
     n_all = sum(len(s.ids) for s in targets.samples)
     flops = 3 * forward_flops(work.models.policy, n_all, n_all / len(lengths), logits=n_tokens)
     work.out.count(n_all, flops)
+    work.models.critic.count(n_all, len(lengths), work.out, passes=3)
     return means
+
+
+def pretraining_gradient(crew: Crew, work: Work, text: PretrainingText, step: int) -> dict[str, float]:
+    """Adds ptx_coef times the gradient of the mean loss a token on the step's rows of text; that loss in nats."""
+    config, rows = work.models.config, text(step)
+    n_tokens = sum(len(row) - 1 for row in rows)
+    weight = config.training.ptx_coef / n_tokens
+    budget = max(1, config.compute.micro_batch_tokens // crew.n)
+    groups = balanced([float(len(row)) for row in rows], crew.n)
+    nats = crew.gradient("text", [([rows[i] for i in group], weight, budget) for group in groups])
+    work.out.count(n_tokens, 3 * forward_flops(work.models.policy, n_tokens, n_tokens / len(rows)))
+    return {"ptx_loss": check_finite("loss on pretraining text", sum(nats) / n_tokens, step)}

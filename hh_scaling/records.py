@@ -298,10 +298,17 @@ class StageWriter:
         counters = {"step": step, "tokens": self.tokens, "flops": self.flops, "rows": self.rows}
         meta = counters | {"seconds": self.seconds(), "extra": dict(extra), "files": files}
         write_json(temporary / "state.json", meta)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, where this attempt goes on from an earlier state
         os.rename(temporary, folder)
         fsync_path(folder.parent)
         for old in sorted(p for p in folder.parent.iterdir() if p.name.isdigit())[:-2]:
             shutil.rmtree(old)
+
+    def again(self) -> None:
+        """Let ``resume`` go on in this very attempt, from its own newest state or from the beginning."""
+        if self.path not in self.earlier:
+            self.earlier = [*self.earlier, self.path]
+        self.tokens, self.flops, self.rows = 0, 0.0, 0
 
     def resume(
         self, valid: Callable[[Path, dict[str, Any]], bool] = lambda state, meta: True
@@ -322,9 +329,11 @@ class StageWriter:
                 if damaged_files(folder, meta["files"]) or not valid(folder, meta):
                     continue
                 self.tokens, self.flops, self.rows = meta["tokens"], meta["flops"], meta["rows"]
-                self.resumed_from_step, self.seconds_before = meta["step"], meta["seconds"]
+                if attempt != self.path:
+                    self.resumed_from_step, self.seconds_before = meta["step"], meta["seconds"]
                 self._copy_metrics(attempt)
                 return folder, meta
+        self._metrics.unlink(missing_ok=True)  # of this attempt before ``again``: it begins once more
         return None
 
     def _copy_metrics(self, attempt: Path) -> None:

@@ -26,8 +26,12 @@ ROWS_AT_ONCE = 256  # response positions that meet the output head together
 def packs(model: PreTrainedModel, compute: Compute) -> bool:
     """Whether ``packed_hidden`` and ``TokenLogprobs`` compute what this model computes."""
     head: Any = model.get_output_embeddings()
-    on_cpu = torch.device(compute.device).type == "cpu"
-    return on_cpu and can_pack(model.base_model) and type(head) is torch.nn.Linear and head.bias is None
+    return packs_trunk(model, compute) and type(head) is torch.nn.Linear and head.bias is None
+
+
+def packs_trunk(model: PreTrainedModel, compute: Compute) -> bool:
+    """Whether ``packed_hidden`` computes what this model's trunk computes."""
+    return torch.device(compute.device).type == "cpu" and can_pack(model.base_model)
 
 
 def packed_hidden(model: PreTrainedModel, sequences: Sequence[list[int]], n_last: Sequence[int], dtype: Any) -> Tensor:
@@ -65,13 +69,15 @@ class TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         low, weight, targets, total = ctx.saved_tensors
         grad_hidden = torch.empty(low.shape, device=low.device)
-        grad_head = torch.zeros(weight.shape, device=low.device)
+        wanted = ctx.needs_input_grad[1]  # not of a frozen head
+        grad_head = torch.zeros(weight.shape, device=low.device) if wanted else None
         for rows in chunks(len(low)):
             slope = scaled_logits(low[rows], weight, ctx.temperature).sub_(total[rows, None]).exp_()
             slope.mul_(-grad[rows, None]).scatter_add_(-1, targets[rows, None], grad[rows, None])
             cast = slope.div_(ctx.temperature).to(low.dtype)
             grad_hidden[rows] = (cast @ weight).float()
-            grad_head += cast.T @ low[rows]
+            if grad_head is not None:
+                grad_head += cast.T @ low[rows]
         return grad_hidden, grad_head, None, None, None
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hh_scaling.configs import Compute
 from hh_scaling.decoding import decoder_of
+from hh_scaling.lora import plain_weights
 from hh_scaling.losses import entropy, token_logprobs
 from hh_scaling.models import autocast, forward_flops, hidden_states, micro_batches, pad_right, round_up
 from hh_scaling.records import StageWriter
-from hh_scaling.response_logprobs import TokenLogprobs, entropies, packed_hidden, packs
+from hh_scaling.response_logprobs import TokenLogprobs, entropies, packed_hidden, packs, packs_trunk
 
 STOP_TEXT = "\n\nHuman:"
 
@@ -57,16 +58,29 @@ class Scored:
 
     mask: Tensor  # (B, R) bool, True on response tokens, the end token included
     logprobs: Tensor  # (B, R)
-    values: Tensor  # (B, R), zeros without a value head
+    values: Tensor  # (B, R), zeros without a critic
     entropy: Tensor  # (B, R)
 
 
-def sampling_copy(model: PreTrainedModel, compute: Compute) -> PreTrainedModel:
-    """A copy to sample with: in bf16 where the stage computes in bf16, which saves casting weights at every token."""
+class Values(Protocol):
+    """What gives values of response tokens."""
+
+    def __call__(self, hidden: Tensor, samples: Sequence[Sample], compute: Compute) -> Tensor:
+        """(N,) float32 values before every response token; ``hidden`` (N, d) are the policy's states there."""
+
+    def count(self, n_tokens: int, n_samples: int, out: StageWriter, passes: float = 1) -> None:
+        """Add what reading the samples takes besides the policy's own pass."""
+
+
+def sampling_copy(model: PreTrainedModel, plain: PreTrainedModel, compute: Compute) -> PreTrainedModel:
+    """A copy to sample with: in bf16 where the stage computes in bf16, which saves casting weights at every token.
+
+    ``plain`` is the model without adapters, which the copy has none of; ``refresh`` gives it the model's weights.
+    """
     if compute.dtype != "bf16":
         return model
-    sampler = copy.deepcopy(model).to(torch.bfloat16)
-    for name, buffer in model.named_buffers():  # rotary frequencies lose too much in bf16
+    sampler = copy.deepcopy(plain).to(torch.bfloat16)
+    for name, buffer in plain.named_buffers():  # rotary frequencies lose too much in bf16
         owner, _, leaf = name.rpartition(".")
         setattr(sampler.get_submodule(owner), leaf, buffer.clone())
     return sampler
@@ -74,9 +88,9 @@ def sampling_copy(model: PreTrainedModel, compute: Compute) -> PreTrainedModel:
 
 @torch.no_grad()
 def refresh(sampler: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Copy the model's present weights into its sampling copy."""
+    """Copy the model's present (effective) weights into its sampling copy."""
     if sampler is not model:
-        for ours, theirs in zip(sampler.parameters(), model.parameters(), strict=True):
+        for ours, theirs in zip(sampler.parameters(), plain_weights(model), strict=True):
             ours.copy_(theirs)
 
 
@@ -197,7 +211,7 @@ def response_positions(samples: Sequence[Sample], n_tokens: int, device: Any) ->
 
 def response_hidden(model: PreTrainedModel, samples: Sequence[Sample], compute: Compute) -> Tensor:
     """(N, d) last hidden states before each response token, sample by sample; one forward pass, packed if it can be."""
-    if packs(model, compute):
+    if packs_trunk(model, compute):
         dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
         return packed_hidden(model, [s.ids[:-1] for s in samples], [len(s.response) for s in samples], dtype)
     tokens, _ = pad_right([s.ids for s in samples], 0, compute.device)
@@ -208,7 +222,7 @@ def response_hidden(model: PreTrainedModel, samples: Sequence[Sample], compute: 
 
 def response_forward(
     model: PreTrainedModel,
-    value_head: nn.Linear | None,
+    critic: Values | None,
     samples: Sequence[Sample],
     temperature: float,
     compute: Compute,
@@ -220,11 +234,11 @@ def response_forward(
     """
     hidden = response_hidden(model, samples, compute)
     targets = torch.tensor([token for s in samples for token in s.response], device=hidden.device)
+    values = critic(hidden, samples, compute) if critic is not None else torch.zeros(len(targets), device=hidden.device)
     if packs(model, compute):
         dtype = torch.bfloat16 if compute.dtype == "bf16" else torch.float32
         head = model.get_output_embeddings().weight
         logprobs: Tensor = TokenLogprobs.apply(hidden, head, targets, temperature, dtype)
-        values = value_head(hidden).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
         spread = entropies(hidden, head, temperature, dtype) if with_entropy else torch.zeros_like(logprobs)
         return logprobs, values, spread
     with autocast(compute):
@@ -232,7 +246,6 @@ def response_forward(
         padded = F.pad(hidden, (0, 0, 0, round_up(n, 64) - n))  # few different heights, as with widths
         logits = model.get_output_embeddings()(padded)[:n]
     logprobs = token_logprobs(logits, targets, temperature)
-    values = value_head(hidden.float()).squeeze(-1) if value_head is not None else torch.zeros_like(logprobs)
     spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
     return logprobs, values, spread
 
@@ -246,7 +259,7 @@ def response_mask(samples: Sequence[Sample], device: Any = "cpu") -> Tensor:
 @torch.no_grad()
 def score_responses(
     model: PreTrainedModel,
-    value_head: nn.Linear | None,
+    critic: Values | None,
     samples: Sequence[Sample],
     temperature: float,
     compute: Compute,
@@ -258,7 +271,7 @@ def score_responses(
     logprobs, values, spread = (torch.zeros(mask.shape, device=mask.device) for _ in range(3))
     for group in micro_batches([len(s.ids) for s in samples], compute.micro_batch_tokens):
         part = [samples[i] for i in group]
-        result = response_forward(model, value_head, part, temperature, compute, with_entropy)
+        result = response_forward(model, critic, part, temperature, compute, with_entropy)
         index = torch.tensor(group, device=mask.device)
         for target, packed in zip((logprobs, values, spread), result, strict=True):
             block = torch.zeros((len(group), mask.shape[1]), device=mask.device)
@@ -267,4 +280,6 @@ def score_responses(
         if out is not None:
             n_tokens, n_response = sum(len(s.ids) for s in part), sum(len(s.response) for s in part)
             out.count(n_tokens, forward_flops(model, n_tokens, n_tokens / len(part), logits=n_response))
+            if critic is not None:
+                critic.count(n_tokens, len(part), out)
     return Scored(mask, logprobs, values, spread)

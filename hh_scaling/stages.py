@@ -53,6 +53,8 @@ KINDS: dict[str, StageKind] = {
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=5),
+    "best_of_n": StageKind(configs.BestOfNConfig, "hh_scaling.best_of_n:run"),
+    "interpolation": StageKind(configs.InterpolationConfig, "hh_scaling.interpolate:run"),
     "pilot": StageKind(configs.PilotConfig, "hh_scaling.pilot:run"),
     "benchmark": StageKind(configs.BenchmarkConfig, "hh_scaling.benchmarks:run", version=2),
     "behaviour": StageKind(configs.BehaviourConfig, "hh_scaling.behaviours:run"),

@@ -8,6 +8,8 @@ from reports import frontier_figures, law_figures, policy_figures, tax_figures
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
 from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
+from reports.robustness_registry import ROBUSTNESS_FIGURES
+from reports.way_registry import WAY_FIGURES
 
 FIGURES: tuple[FigureSpec, ...] = (
     *PM_FIGURES,
@@ -90,6 +92,8 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
         optional=True,
     ),
+    *WAY_FIGURES,
+    *ROBUSTNESS_FIGURES,
     FigureSpec(
         name="figure-03-mean-accuracy",
         section="tax",

@@ -12,6 +12,8 @@ from reports.frontier_figures import unresolved
 from reports.gold_source import gold_sentence, scorer_sentences
 from reports.law_sentences import law_methods
 from reports.results import has_value, rows_of, usable
+from reports.robustness_sentences import robustness_methods
+from reports.way_sentences import way_methods
 
 Row = Mapping[str, Any]
 
@@ -124,6 +126,7 @@ def method_sentences(results: Row) -> list[str]:
             "fitted to checkpoints whose KL is at least two standard errors. With fewer than three runs at a size the "
             "slopes' spread between runs is averaged over sizes, taken as alike although their PMs' units differ."
         )
+        lines += [*way_methods(results), *robustness_methods(results)]
         lines += [_gold_rule(results), gold_sentence(results), *scorer_sentences(results)]
     if rows_of(results, "tax"):
         lines.append(_tax(results))

@@ -18,10 +18,12 @@ from reports import (
     rate_sentences,
     result_tables,
     reward_sentences,
+    robustness_sentences,
     sentences,
     tables,
     tax_sentences,
     tax_tables,
+    way_sentences,
 )
 from reports.figure_spec import Section
 from reports.figures import FIGURES
@@ -173,9 +175,19 @@ def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSec
         ReportSection(
             "frontier",
             "Reward against √KL",
-            sentences=[*sentences.frontier_sentences(results), *law_sentences.law_sentences(results)],
+            sentences=[
+                *sentences.frontier_sentences(results),
+                *law_sentences.law_sentences(results),
+                *way_sentences.way_sentences(results),
+                *robustness_sentences.robustness_sentences(results),
+            ],
             figures=shown("frontier"),
-            tables=[result_tables.frontier_table(results), *law_sentences.law_tables(results)],
+            tables=[
+                result_tables.frontier_table(results),
+                *law_sentences.law_tables(results),
+                *way_sentences.way_tables(results),
+                *robustness_sentences.robustness_tables(results),
+            ],
         ),
         ReportSection(
             "tax",

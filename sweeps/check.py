@@ -143,7 +143,7 @@ TYPES = {
 }
 PATTERNS = {
     "": "letters, digits, '.', '_' and '-', beginning with a letter or digit",
-    "at": "end, or the sqrt(KL) of a checkpoint, such as 1.0",
+    "at": "end, the sqrt(KL) of a checkpoint, such as 1.0, or a point in between, such as alpha=0.5",
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from hh_scaling.configs import checkpoint_name
 from hh_scaling.shapes import shape_for
 from hh_scaling.tasks import TaskError, own_task
 from sweeps.load import KeyPath, nearest
+from sweeps.routes import place_problems, route_problems
 from sweeps.scoring import gold_source, lacks_own, scoring_problems
 from sweeps.study import BaseSection, PMSection, PPOSection, Study
 from sweeps.variants import largest_count, other_rates
@@ -26,6 +26,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
         yield from pm_problems(study.pm)
     yield from votes_problems(study)
     yield from stage_problems(study, names)
+    yield from route_problems(study)
     yield from distillation_problems(study, names)
     yield from task_problems(study)
     yield from behaviour_problems(study)
@@ -175,12 +176,7 @@ def stage_problems(study: Study, names: list[str]) -> Found:
         return
     if ppo.minibatch_size > ppo.batch_size:
         yield ("ppo", "minibatch_size"), f"is {ppo.minibatch_size} (allowed: at most batch_size, {ppo.batch_size})"
-    kept = ", ".join(str(x) for x in ppo.keep_sqrt_kl)
-    for section, evaluated in (("benchmarks", study.benchmarks), ("behaviours", study.behaviours)):
-        for i, at in enumerate(evaluated.at if evaluated is not None else ()):
-            if at != "end" and at not in {checkpoint_name(x) for x in ppo.keep_sqrt_kl}:
-                wanted = at.removeprefix("sqrt_kl=")
-                yield (section, "at", i), f"is {wanted} (allowed: end, or one of ppo.keep_sqrt_kl: {kept})"
+    yield from place_problems(study, ppo)
 
 
 def behaviour_problems(study: Study) -> Found:

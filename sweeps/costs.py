@@ -15,9 +15,11 @@ from hh_scaling.configs import (
     BaseConfig,
     BehaviourConfig,
     BenchmarkConfig,
+    BestOfNConfig,
     Compute,
     DataConfig,
     ForeignPMConfig,
+    InterpolationConfig,
     PilotConfig,
     PMConfig,
     PMPConfig,
@@ -243,6 +245,46 @@ def ppo_cost(config: PPOConfig, sizing: Sizing) -> Cost:
     )
 
 
+def best_of_n_cost(config: BestOfNConfig, sizing: Sizing) -> Cost:
+    """Sampling every prompt ``n_samples`` times, and scoring each sample by the train, the test and the gold PM."""
+    shape, scorers, sampling = sizing.shape, (sizing.scorer, *sizing.followers), config.sampling
+    response = sampling.max_response_tokens * RESPONSE_FILL
+    length = sampling.max_prompt_tokens * FILL + response
+    n = float(sampling.n_samples * sampling.n_prompts)
+    generated = length * forward(shape, length / 2, logits=False) + 2 * shape.d_model * shape.vocab_size * response
+    scored = sum(length * forward(pm, length / 2, logits=False) for pm in scorers)
+    steps = n / min(sampling.sample_rows, n) * (sampling.max_response_tokens + 2)
+    passes = sum(pm.n_layers for pm in scorers) * n * length / config.compute.micro_batch_tokens
+    models = 4.0 * (shape.n_params_total + sum(pm.n_params_total for pm in scorers))
+    cache = 8.0 * sampling.sample_rows * length * shape.n_layers * shape.d_model  # keys and values
+    return Cost(
+        tokens=n * length,
+        flops=n * (generated + scored),
+        layer_passes=steps * shape.n_layers + passes,
+        bytes_read=steps * 2.0 * shape.n_params_total,
+        memory_bytes=PROCESS_BYTES + models + cache,
+        disk_bytes=150.0 * n,
+        fixed_seconds=1.0,
+    )
+
+
+def interpolation_cost(config: InterpolationConfig, sizing: Sizing) -> Cost:
+    """As many of PPO's evaluations as there are alphas; nothing is trained, and the weights at ``keep`` are saved."""
+    n, training = len(config.alphas), config.training
+    alone = training.model_copy(update={"n_updates": 1, "eval_every": 1, "batch_size": 1, "keep_sqrt_kl": ()})
+    pair = ppo_cost(config.model_copy(update={"training": alone}), sizing)  # two evaluations, next to no training
+    weights = 4.0 * sizing.shape.n_params_total
+    return replace(
+        pair,
+        tokens=pair.tokens * n / 2,
+        flops=pair.flops * n / 2,
+        layer_passes=pair.layer_passes * n / 2,
+        bytes_read=pair.bytes_read * n / 2,
+        memory_bytes=pair.memory_bytes + weights,
+        disk_bytes=weights * len(config.keep) + 600.0 * n * training.n_eval_prompts,
+    )
+
+
 def benchmark_cost(config: BenchmarkConfig | PilotConfig, sizing: Sizing) -> Cost:
     """A forward pass over every choice of every item."""
     shape, tasks = sizing.shape, config.tasks
@@ -293,6 +335,8 @@ FORMULAS: dict[str, Callable[[Any, Any], Cost]] = {
     "PMConfig": pm_cost,
     "ForeignPMConfig": foreign_pm_cost,
     "PPOConfig": ppo_cost,
+    "BestOfNConfig": best_of_n_cost,
+    "InterpolationConfig": interpolation_cost,
     "BenchmarkConfig": benchmark_cost,
     "PilotConfig": pilot_cost,
     "BehaviourConfig": behaviour_cost,

@@ -36,6 +36,7 @@ from sweeps.compute import resolve_compute
 from sweeps.inputs import Inputs
 from sweeps.known_models import shape_of
 from sweeps.load import KeyPath, StudyError
+from sweeps.routes import best_of_n_config, interpolation_config, places_by_kind
 from sweeps.scoring import choice_for_test, gold_source
 from sweeps.stage import Graph, Stage, make_stage
 from sweeps.study import BenchmarkSection, ComputeChoice, ForeignChoice, PMChoice, SizeEntry, Study
@@ -250,11 +251,14 @@ class Expansion:
         reference = self.add_reference(name, seed)
         if section is None or name not in (section.sizes or self.names):
             return
+        main = self.scorer(section.pm, "train", name, seed)
+        test = self.scorer(choice_for_test(section), "test", name, seed)
         parents = {
             "data": self.made["data",],
             "policy": reference or self.base(name, seed),
-            "pm_train": self.scorer(section.pm, "train", name, seed),
-            "pm_test": self.scorer(choice_for_test(section), "test", name, seed),
+            "pm_train": main,
+            "pm_test": test,
+            **self.further_tests(test, name, seed),
             **self.gold(),
         }
         for factor in (1.0, *other_rates(section)):
@@ -267,6 +271,41 @@ class Expansion:
             )
             policy = self.stage("ppo", f"ppo-{name}-s{seed}{rate_slug(factor)}", config, parents)
             self.add(("ppo", name, seed) if factor == 1 else None, policy)
+            if factor == 1:
+                self.add_routes(config, policy, parents)
+                self.add_crossed(config, main, parents)
+
+    def add_crossed(self, main: PPOConfig, own: Stage, parents: Mapping[str, Stage]) -> None:
+        """Beside the main policy of the first seed one for each other train PM, and the best of n by that PM."""
+        section, name, seed = self.study.ppo, main.size.name, main.seed
+        assert section is not None
+        for size in section.pm_sizes if seed == self.study.seeds[0] else ():
+            scorer = self.scorer(PMChoice(size=size), "train", name, seed)
+            if scorer is own:
+                continue
+            config, crossed = main.model_copy(update={"train_pm": size}), {**parents, "pm_train": scorer}
+            self.add(None, self.stage("ppo", f"ppo-{name}-s{seed}-by-{size}", config, crossed))
+            if self.study.best_of_n is not None:
+                pool = best_of_n_config(self.study.best_of_n, config)
+                self.add(None, self.stage("best_of_n", f"best-of-n-{name}-s{seed}-by-{size}", pool, crossed))
+
+    def further_tests(self, own: Stage, name: str, seed: int) -> dict[str, Stage]:
+        """Test PMs of other sizes that follow a policy of size ``name``, by their role."""
+        sizes = self.study.ppo.test_pm_sizes if self.study.ppo is not None else ()
+        found = {f"pm_test_{size}": self.scorer(PMChoice(size=size), "test", name, seed) for size in sizes}
+        return {role: stage for role, stage in found.items() if stage is not own}
+
+    def add_routes(self, config: PPOConfig, policy: Stage, parents: Mapping[str, Stage]) -> None:
+        """Beside the main policy of a size, the other ways to a higher score that the study asks for."""
+        study, name, seed = self.study, config.size.name, config.seed
+        if study.best_of_n is not None:
+            pool = best_of_n_config(study.best_of_n, config)
+            self.add(None, self.stage("best_of_n", f"best-of-n-{name}-s{seed}", pool, parents))
+        if study.interpolation is not None:
+            line = interpolation_config(study.interpolation, config)
+            ends = {**parents, "policy": policy, "reference": parents["policy"]}
+            stage = self.stage("interpolation", f"interpolation-{name}-s{seed}", line, ends)
+            self.add(("interpolation", name, seed), stage)
 
     def scorer(self, choice: PMChoice, half: Half, name: str, seed: int) -> Stage:
         """The preference model of that half which scores the policies of size ``name``."""
@@ -313,7 +352,7 @@ class Expansion:
     # ------------------------------------------------------------ benchmarks
 
     def add_benchmarks(self) -> None:
-        """Benchmarks of every base, reference and policy (at each of its checkpoints)."""
+        """Benchmarks of every base, reference, policy (at each of its checkpoints) and interpolation."""
         section = self.study.benchmarks
         assert section is not None
         files, where = self.inputs.benchmarks()
@@ -357,10 +396,11 @@ class Expansion:
         return pilots
 
     def evaluated(self, at: Sequence[str]) -> list[tuple[tuple[str, str, int], Stage, str | None]]:
-        """(kind, size, seed), stage and checkpoint (None: the model itself) of every base, reference and policy."""
-        models = [(key, stage) for key, stage in self.made.items() if key[0] in ("base", "reference", "ppo")]
-        places: dict[str, Sequence[str | None]] = {"ppo": at}
-        return [(key, stage, place) for key, stage in models for place in places.get(key[0], (None,))]
+        """(kind, size, seed), stage and weights (None: the model itself) of every base, reference, policy (at each of
+        its checkpoints) and interpolation."""
+        places = places_by_kind(at)
+        models = [(key, stage) for key, stage in self.made.items() if key[0] in places]
+        return [(key, stage, place) for key, stage in models for place in places[key[0]]]
 
     def add_behaviours(self) -> None:
         """The paper's other evaluations of the same models."""

@@ -63,7 +63,8 @@ def sizing(stage: Stage, graph: Graph) -> Sizing | None:
     shape = model_shape(stage, graph)
     if shape is None:
         return None
-    scorer, *others = (graph.get(stage.parents.get(role, "")) for role in ("pm_train", "pm_test", "pm_gold"))
+    scorer = graph.get(stage.parents.get("pm_train", ""))
+    others = [graph[parent] for role, parent in stage.parents.items() if role.startswith(("pm_test", "pm_gold"))]
     data = next(s for s in graph.values() if s.kind == "data")
     assert isinstance(data.config, DataConfig)
     n_rows = comparisons_in(data.config)
@@ -71,7 +72,7 @@ def sizing(stage: Stage, graph: Graph) -> Sizing | None:
     return Sizing(
         shape=shape,
         scorer=shape if scorer is None else model_shape(scorer, graph) or shape,
-        followers=tuple(model_shape(pm, graph) or shape for pm in others if pm is not None),
+        followers=tuple(model_shape(pm, graph) or shape for pm in others),
         n_pairs=votes_in(data.config) if stage.kind == "pmp" else n_rows * part_fraction(stage, data.config),
         n_held_out=min(n_held_out, data.config.max_held_out or n_held_out),
     )

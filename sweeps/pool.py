@@ -34,7 +34,8 @@ MODEL_MODULES = (
 )
 BENCHMARK_MODULES = ("lm_eval.evaluator", "lm_eval.models.huggingface")
 MODEL_KINDS = frozenset(
-    {"base", "teacher", "reference", "pmp", "pm", "foreign_pm", "ppo", "pilot", "benchmark", "behaviour"}
+    {"base", "teacher", "reference", "pmp", "pm", "foreign_pm", "ppo", "best_of_n", "interpolation", "pilot"}
+    | {"benchmark", "behaviour"}
 )
 LIGHT_KINDS = frozenset({"data"})  # needs no torch, so it starts while the server is still importing
 

@@ -51,6 +51,7 @@ def scoring_problems(study: Study, names: list[str]) -> Found:
         yield ("pm", "halves"), "is train, but ppo needs those of the test half too (allowed: both; --set ppo=null)"
     scored = [] if pm is None else list(pm.sizes or names)
     yield from size_problems(ppo, scored, names)
+    yield from crossing_problems(ppo, scored)
 
 
 def size_problems(ppo: PPOSection, scored: list[str], names: list[str]) -> Found:
@@ -67,6 +68,18 @@ def size_problems(ppo: PPOSection, scored: list[str], names: list[str]) -> Found
         elif choice.size in (None, "same") and without:
             others = ", ".join(["largest", *scored])
             yield ("ppo", key), f"is same, but pm.sizes leaves out {', '.join(without)} (allowed: {others}, {FOREIGN})"
+
+
+def crossing_problems(ppo: PPOSection, scored: list[str]) -> Found:
+    """Further train and test PMs of sizes that have none, or named twice."""
+    for key in ("pm_sizes", "test_pm_sizes"):
+        chosen = getattr(ppo, key)
+        for i, name in enumerate(chosen):
+            if name not in scored:
+                allowed = ", ".join(scored) or "none, since pm is null"
+                yield ("ppo", key, i), f"is '{name}' (allowed: {allowed}{nearest(name, scored)})"
+            elif name in chosen[:i]:
+                yield ("ppo", key, i), f"is '{name}' a second time"
 
 
 def gold_problems(study: Study) -> Found:

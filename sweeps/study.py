@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -11,6 +12,7 @@ from hh_scaling.configs import (
     BaseTraining,
     BehaviourTasks,
     BenchmarkTasks,
+    BestOfNSampling,
     Config,
     DistillationTargets,
     Dtype,
@@ -23,6 +25,7 @@ from hh_scaling.configs import (
     ReferenceTraining,
     TokenizerConfig,
     WorldConfig,
+    alpha_name,
     checkpoint_name,
 )
 
@@ -39,9 +42,12 @@ def all_as_none(value: Any) -> Any:
 
 
 def at_name(value: Any) -> Any:
-    """A policy's checkpoint by its name: ``end`` as it is, a number as the checkpoint at that sqrt(KL)."""
+    """Weights by their name: a number is the checkpoint at that sqrt(KL); ``alpha=0.50`` is ``alpha=0.5``."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return checkpoint_name(value)
+    if isinstance(value, str) and value.startswith("alpha="):
+        with contextlib.suppress(ValueError):
+            return alpha_name(float(value.removeprefix("alpha=")))
     return value
 
 
@@ -52,7 +58,7 @@ PairCount = Annotated[
 ]
 At = Annotated[
     str,
-    Field(pattern=r"^(end|sqrt_kl=[0-9.]+)$"),
+    Field(pattern=r"^(end|(sqrt_kl|alpha)=[0-9.]+)$"),
     BeforeValidator(at_name),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}]}),
 ]
@@ -206,12 +212,32 @@ class PPOSection(PPOTraining):
     pm: PMChoice = PMChoice()  # whose score is maximised: of the same size, of the largest, a size's name, or foreign
     test_pm: PMChoice | None = None  # whose score is only followed; None: as pm, on the test half
     gold: GoldChoice | None = GoldChoice()  # None: no gold score
+    # Sizes whose preference models policies are also trained against, with the first seed; each adds a policy to
+    # every size whose own is scored by another.
+    pm_sizes: tuple[str, ...] = ()
+    test_pm_sizes: tuple[str, ...] = ()  # sizes whose test models follow too
     sizes: tuple[str, ...] | None = None  # names of the sizes that get a policy; None: all
     compute: ComputeChoice = ComputeChoice()
 
 
+class BestOfNSection(Config):
+    """The best of n samples of each policy's reference, for those sizes and seeds that have a policy."""
+
+    shorthand: ClassVar[str] = "n_samples"
+
+    n_samples: Annotated[int, Field(ge=2)] = BestOfNSampling.model_fields["n_samples"].default  # a prompt
+    n_prompts: Positive | None = None  # None: those of PPO's evaluations, ppo.n_eval_prompts
+
+
+class InterpolationSection(Config):
+    """Weights between each policy and its reference, evaluated as PPO's checkpoints are."""
+
+    alphas: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    keep: tuple[Fraction, ...] = ()  # of the alphas: whose weights are saved, for benchmarks.at
+
+
 class BenchmarkSection(Config):
-    """Benchmark tasks and the checkpoints of each policy that take them."""
+    """Benchmark tasks, and the checkpoints of each policy and its interpolation that take them."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     path: tuple[str, ...] = ()  # the folder with the tasks' files
@@ -271,6 +297,8 @@ class Study(Config):
     pmp: PMPSection | None = None
     pm: PMSection | None = PMSection()
     ppo: PPOSection | None = PPOSection()
+    best_of_n: BestOfNSection | None = None
+    interpolation: InterpolationSection | None = None
     benchmarks: BenchmarkSection | None = None
     behaviours: BehaviourSection | None = None
     compute: ComputeChoice = ComputeChoice()

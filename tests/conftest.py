@@ -37,3 +37,26 @@ def tiny_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from tests.tiny import make_base
 
     return make_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def policy_parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a tiny policy is made from, by role: data, policy (the base) and a preference model of each half."""
+    from hh_scaling.configs import Half, PMConfig, PMTraining
+    from tests.tiny import COMPUTE, SIZE, run_stage
+
+    root, training = tmp_path_factory.mktemp("pms"), PMTraining(max_length=64, batch_size=16)
+    halves: tuple[Half, ...] = ("train", "test")
+    for half in halves:
+        pm = PMConfig(size=SIZE, seed=0, half=half, n_comparisons=200, training=training, compute=COMPUTE)
+        run_stage("pm", pm, tiny_stages, root / half)
+    scorers = {f"pm_{half}": root / half for half in halves}
+    return {"data": tiny_stages["data"], "policy": tiny_stages["base"], **scorers}
+
+
+@pytest.fixture(scope="session")
+def ppo_parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The parents of a PPO stage: the tiny data, base and two preference models, made once."""
+    from tests.tiny_ppo import make_pms
+
+    return make_pms(tiny_stages, tmp_path_factory.mktemp("pms"))

@@ -63,6 +63,11 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "pm_probe_slopes": probe_slopes(len(sized)),
         "pm_margins": margins(sized[-1]),
         "rate_check": [row for kind in ("base", "pm", "ppo") for m in models for row in rates(kind, m)],
+        "best_of_n": [row for m in models for row in pools(m)],
+        "interpolation": [row for m in models for row in between(m)],
+        "robustness_points": [row for m in models for by in models for row in crossed_points(m, by, models)],
+        "robustness": [parting(m, by, test) for m in models for by in models for test in models],
+        "pm_size_effect": [row for m in models for row in size_effects(m, models)],
     }
 
 
@@ -71,6 +76,60 @@ def completed(results: Row) -> Row:
     sizes = {m["name"]: m["n_params"] for m in sorted(results["models"], key=lambda m: int(m["n_params"]))}
     by_hand = {key: rows for key, rows in further_tables(sizes).items() if not results.get(key)}
     return {**results, **by_hand}
+
+
+def pools(model: Row) -> list[Row]:
+    """The best of n without ties: every score rises by sqrt(KL)."""
+    rows = []
+    for n in (1, 2, 4, 8):
+        kl = math.log(n) - (n - 1) / n
+        row = {**model, "stage_id": f"pool-{model['model']}", "seed": 0, "n": n, "n_samples": 8}
+        row |= {"kl": estimate(kl, 0.001 * kl), "kl_upper_bound": kl, "kl_log_n": math.log(n)}
+        rows.append(row | scored(math.sqrt(kl)))
+    return rows
+
+
+def between(model: Row) -> list[Row]:
+    """Weights in between: every score is sqrt(KL), which is 2 alpha."""
+    head = {**model, "stage_id": f"line-{model['model']}", "seed": 0}
+    return [{**head, "alpha": a, "kl": estimate(4 * a**2, a)} | scored(2 * a) for a in (0.0, 0.5, 1.0)]
+
+
+def crossed_points(model: Row, by: Row, tests: Sequence[Row]) -> list[Row]:
+    """A policy against a train PM and the best of n beside it: every score rises by sqrt(KL)."""
+    head = {**model, "train_pm": by["model"], "train_pm_n_params": by["n_params"], "seed": 0, "status": "done"}
+    judges: list[tuple[str, Row | None]] = [("train", None), ("gold", None), *(("test", test) for test in tests)]
+    rows = []
+    for way, score, pm in ((way, score, pm) for way in ("ppo", "best_of_n") for score, pm in judges):
+        row = {**head, "way": way, "stage_id": f"{way}-{model['model']}-{by['model']}", "score": score}
+        row |= {"pm": pm and pm["model"], "pm_n_params": pm and pm["n_params"]}
+        for place, d in enumerate((0.0, 1.0, 2.0)):
+            at = {"place": place, "kl": estimate(d**2, 0.1 * d), "sqrt_kl": d, "sqrt_kl_se": 0.05}
+            rows.append(row | at | {"change": estimate(d, 0.1 * d)})
+    return rows
+
+
+def parting(model: Row, by: Row, test: Row) -> Row:
+    """Train and test score part at sqrt(KL) = 1.5 where the train PM is no larger than the policy, else never."""
+    parted = by["n_params"] <= model["n_params"]
+    row = {**model, "train_pm": by["model"], "train_pm_n_params": by["n_params"], "reach": 2.0, "note": None}
+    row |= {"test_pm": test["model"], "test_pm_n_params": test["n_params"], "rule": "as in the analysis."}
+    row |= {"n_runs": 3, "parting_at_end": difference(0.4, 0.05)}
+    return row | {"parting_sqrt_kl": estimate(1.5, 0.2) if parted else None}
+
+
+def size_effects(model: Row, models: Sequence[Row]) -> list[Row]:
+    """The large PM's policy has 0.3 more gold, and no more by the largest test PM."""
+    head = {**model, "small": models[0]["model"], "large": models[-1]["model"], "n_runs": 1}
+    head |= {"rule": "as in the analysis.", "note": None}
+    gold = {"score": "gold", "pm": None, "difference": difference(0.3, 0.1), "verdict": "large"}
+    test = {"score": "test", "pm": models[-1]["model"], "difference": difference(0.0, 0.1), "verdict": "inconclusive"}
+    return [head | gold, head | test]
+
+
+def scored(d: float) -> Row:
+    """A point at sqrt(KL) = d where every score is d above the start."""
+    return {"sqrt_kl": d, **{name: estimate(d, 0.1 * d) for name in ("score_train", "score_test", "score_gold")}}
 
 
 def turns(model: Row, place: int) -> list[Row]:

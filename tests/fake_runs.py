@@ -37,6 +37,7 @@ from hh_scaling.configs import (
     WorldConfig,
 )
 from hh_scaling.records import Record, RunStore, StageWriter, Status, config_hash, manifest, write_json
+from tests.fake_ways import add_ways
 
 SIZES = (12_000, 60_000, 300_000, 1_500_000)
 
@@ -85,6 +86,7 @@ class Shape:
     harmless_weight: tuple[float, ...] = ()
     rate_factor: tuple[float, ...] = ()  # additional bases, PMs and policies
     documents: bool = False  # bases keep their held-out loss by document
+    ways: bool = False  # a pool of samples and an interpolation beside every main policy
     learning_curve: bool = False  # the PM of the most comparisons is also scored at the other numbers along its pass
 
 
@@ -413,6 +415,8 @@ class Builder:
         parents = {"data": data, "policy": policy, "pm_train": pms["train", most], "pm_test": pms["test", most]}
         collapsed = shape.diverged and last and n_params == self.sizes[0]
         ppo = self.ppo(n_params, seed, parents, "diverged" if collapsed else "done")
+        if shape.ways:
+            add_ways(self, spec(n_params), seed, parents, ppo)
         if fresh:
             self.benchmark(n_params, seed, data, base, None, 0.0)
         if shape.reference:

@@ -37,7 +37,9 @@ from tests.fake_pm_tables import completed, further_tables
 from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
-SMALL = Shape(comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10, 20), items=60, diverged=True)
+SMALL = Shape(
+    comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10, 20), items=60, diverged=True, ways=True
+)
 
 
 @pytest.fixture(scope="module")

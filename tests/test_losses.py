@@ -59,6 +59,15 @@ def test_score_enters_once_at_the_last_token() -> None:
     assert rewards[0, 2] == pytest.approx(2.0 - 0.03) and (rewards[1, 1:] == 0).all()
 
 
+def test_the_adaptive_coefficient_by_hand() -> None:
+    """Ziegler et al.: error kl / target - 1, clipped at 0.2 either way, times responses over horizon."""
+    args = {"target": 6.0, "n": 500, "horizon": 10_000}
+    assert losses.adapted_kl_coef(0.1, 6.0, **args) == 0.1
+    assert losses.adapted_kl_coef(0.1, 6.6, **args) == pytest.approx(0.1 * (1 + 0.1 * 0.05), rel=1e-12)
+    assert losses.adapted_kl_coef(0.1, 600.0, **args) == pytest.approx(0.1 * 1.01, rel=1e-12)
+    assert losses.adapted_kl_coef(0.1, -3.0, **args) == pytest.approx(0.1 * 0.99, rel=1e-12)
+
+
 def test_whitening_uses_masked_entries_only() -> None:
     x = torch.tensor([[1.0, 2.0, 99.0], [4.0, -99.0, 99.0]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()

@@ -13,53 +13,27 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hh_scaling import models, ppo
-from hh_scaling.configs import Compute, PMConfig, PMTraining, PPOConfig, PPOTraining
+from hh_scaling.configs import Compute, PPOTraining
 from hh_scaling.crew import Crew
-from hh_scaling.policy_eval import REFERENCE_SAMPLES, Evaluation, why_diverged
+from hh_scaling.policy_eval import Evaluation, why_diverged
 from hh_scaling.ppo_work import minibatch_gradient
 from hh_scaling.records import StageWriter, read_jsonl
 from hh_scaling.rollout import response_forward
 from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import apply_step, make_optimizer
-from tests.tiny import COMPUTE, SIZE, run_stage
-
-FEW = {
-    "n_updates": 4, "batch_size": 16, "minibatch_size": 8, "max_prompt_tokens": 40, "max_response_tokens": 10,
-    "eval_every": 2, "n_eval_prompts": 24, "keep_sqrt_kl": (0.05, 50.0),
-}  # fmt: skip
-
-
-def config(compute: Compute = COMPUTE, **training: Any) -> PPOConfig:
-    return PPOConfig(size=SIZE, seed=0, training=PPOTraining(**FEW | training), compute=compute)
+from tests.tiny import COMPUTE, run_stage
+from tests.tiny_ppo import assert_same_run, built, config, untimed
 
 
 @pytest.fixture(scope="module")
-def parents(tiny_stages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pms")
-    for half in ("train", "test"):
-        training = PMTraining(max_length=64, batch_size=16)
-        pm = PMConfig(size=SIZE, seed=0, half=half, n_comparisons=200, training=training, compute=COMPUTE)  # type: ignore[arg-type]
-        run_stage("pm", pm, tiny_stages, root / half)
-    return {
-        "data": tiny_stages["data"], "policy": tiny_stages["base"],
-        "pm_train": root / "train", "pm_test": root / "test",
-    }  # fmt: skip
+def parents(ppo_parents: dict[str, Path]) -> dict[str, Path]:
+    return ppo_parents
 
 
 @pytest.fixture(scope="module")
 def finished(parents: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
     out = tmp_path_factory.mktemp("ppo")
     return out, run_stage("ppo", config(checkpoint_seconds=1e-9), parents, out)
-
-
-def untimed(stage: Path) -> list[dict[str, Any]]:
-    """The rows of metrics without the seconds they took."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(stage / "metrics.jsonl")]
-
-
-def built(parents: dict[str, Path], out: Path, **training: Any) -> ppo.Trainer:
-    trainer, _ = ppo.build(config(**training), StageContext(parents, StageWriter(out), {}))
-    return trainer
 
 
 def test_kl_is_exactly_zero_before_training_and_positive_after(finished: tuple[Path, StageResult]) -> None:
@@ -139,7 +113,7 @@ def test_first_minibatch_has_ratio_one(parents: dict[str, Path], tmp_path: Path)
     batch = ppo.collect(trainer, trainer.work.crew(), 0)
     for indices in ([0, 1, 2, 3], [15, 3, 9]):
         samples = [batch.samples[i] for i in indices]
-        logprobs, values, _ = response_forward(trainer.policy, trainer.models.value_head, samples, 0.7, COMPUTE)
+        logprobs, values, _ = response_forward(trainer.policy, trainer.models.critic, samples, 0.7, COMPUTE)
         old = batch.logprobs[indices][batch.mask[indices]]
         assert (logprobs - old).abs().max() < 1e-5
         assert (values == 0).all()  # the value head starts at zero
@@ -153,6 +127,30 @@ def test_rewards_sum_to_score_minus_kl(parents: dict[str, Path], tmp_path: Path)
     batch = ppo.collect(trainer, trainer.work.crew(), 0)
     scores = torch.from_numpy(trainer.models.train_pm(batch.samples))
     torch.testing.assert_close(batch.returns[:, 0], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_penalty_hits_exactly_the_responses_that_the_limit_cut(parents: dict[str, Path], tmp_path: Path) -> None:
+    """Undiscounted returns of the first token fall by it, of the others not at all; the raw score is logged."""
+    free, fined = (
+        ppo.collect(trainer := built(parents, tmp_path, gae_lambda=1.0, missing_eos_penalty=x), trainer.work.crew(), 0)
+        for x in (0.0, 3.0)
+    )
+    cut = torch.tensor([not s.ended for s in free.samples])
+    assert 0 < cut.sum() < 16
+    torch.testing.assert_close(free.returns[:, 0] - fined.returns[:, 0], 3.0 * cut, rtol=1e-5, atol=1e-5)
+    assert free.stats["score"] == fined.stats["score"]
+
+
+def test_the_kl_coefficient_follows_its_target_and_stays_without_one(
+    parents: dict[str, Path], finished: tuple[Path, StageResult], tmp_path: Path
+) -> None:
+    """KL far above the target: up by 0.2 * 16 / 32 an update from the second on (the first has KL 0: down by that)."""
+    run_stage("ppo", config(kl_coef=1.0, kl_target=1e-9, kl_horizon=32), parents, tmp_path)
+    coefs = [row["kl_coef"] for row in untimed(tmp_path) if row["type"] == "update"]
+    kls = [row["kl_k1"] for row in untimed(tmp_path) if row["type"] == "update"]
+    steps = [1.1 if kl > 0 else 0.9 for kl in kls[:3]]
+    assert coefs == pytest.approx(np.cumprod([1.0, *steps]).tolist(), rel=1e-12) and steps[0] == 0.9
+    assert {row["kl_coef"] for row in untimed(finished[0]) if row["type"] == "update"} == {0.001}
 
 
 def test_gradient_does_not_depend_on_micro_batches(parents: dict[str, Path], tmp_path: Path) -> None:
@@ -243,17 +241,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
         run_stage("ppo", config(checkpoint_seconds=1e-9), parents, broken)
     monkeypatch.undo()
     run_stage("ppo", config(checkpoint_seconds=1e-9), parents, resumed, [broken])
-    undisturbed = finished[0]
-    assert untimed(undisturbed) == untimed(resumed)
-    for name in (
-        "model/model.safetensors",
-        "checkpoints/sqrt_kl=0.05/model.safetensors",
-        "samples.jsonl",
-        REFERENCE_SAMPLES,
-    ):
-        assert (undisturbed / name).read_bytes() == (resumed / name).read_bytes()
-    tables = [pd.read_parquet(p / "evals.parquet") for p in (undisturbed, resumed)]
-    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    assert_same_run(finished[0], resumed)
 
 
 def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_path: Path) -> None:

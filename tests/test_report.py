@@ -30,7 +30,7 @@ from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Shape(comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10, 20), items=60, failed=True)
+SMALL = Shape(comparisons=(500, 2000), held_out=80, prompts=24, steps=(0, 5, 10, 20), items=60, failed=True, ways=True)
 
 
 @pytest.fixture(scope="module")

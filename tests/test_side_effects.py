@@ -18,8 +18,8 @@ from hh_scaling.tasks import OWN_TASKS, Doc
 from tests.tiny import COMPUTE, SIZE, WORDS, run_stage
 
 TRAINING = PPOTraining(
-    n_updates=2, batch_size=16, minibatch_size=8, max_prompt_tokens=40, max_response_tokens=10, eval_every=1,
-    n_eval_prompts=8, keep_sqrt_kl=(50.0,),
+    n_updates=1, batch_size=16, minibatch_size=8, max_prompt_tokens=40, max_response_tokens=10, eval_every=1,
+    n_eval_prompts=4, keep_sqrt_kl=(50.0,),
 )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ wrld: {}
         (MINIMAL + "pm: {sizes: [26k]}\n", "3:14: pm.sizes.0: is '26k' (allowed: 27k; did you mean '27k'?)"),
         (MINIMAL + "pm: {max_length: 1k}\n", "3:18: pm.max_length: is 1000 tokens (allowed: at most base.max_positions, 256)"),
         (MINIMAL + "benchmarks: {tasks: [x], at: [end, 2]}\n", "3:36: benchmarks.at.1: is 2.0 (allowed: end, or one of ppo.keep_sqrt_kl: 1.0)"),
-        (MINIMAL + "benchmarks: {tasks: [x], at: [start]}\n", "3:31: benchmarks.at.0: is 'start' (allowed: end, or the sqrt(KL) of a checkpoint, such as 1.0)"),
+        (MINIMAL + "benchmarks: {tasks: [x], at: [start]}\n", "3:31: benchmarks.at.0: is 'start' (allowed: end, the sqrt(KL) of a checkpoint, such as 1.0, or a point in between, such as alpha=0.5)"),
         (MINIMAL + "benchmarks: {tasks: [local_blimp, world_fact]}\n", "3:35: benchmarks.tasks.1: unknown task 'world_fact'; nearest: world_facts (allowed: "),
         ("data: {path: x}\nsizes: [27k]\nbenchmarks: {tasks: [world_facts]}\n", "3:22: benchmarks.tasks.0: is world_facts, whose items a world makes (allowed without one: local_*, or a task of lm-eval)"),
         ("data: {path: x}\nsizes: [27k]\nbenchmarks: {tasks: [bits_per_byte]}\n", "3:22: benchmarks.tasks.0: is bits_per_byte, which needs held-out text; --set text.held_out='PATTERN' of file names"),
@@ -321,7 +321,7 @@ def test_the_study_chooses_everything_that_compute_has() -> None:
 
 
 SHIPPED = {"smoke", "demo", "hh-local", "smollm2", "pythia", "pm-scaling", "pm-mixing", "lr-check"}
-SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh"}
+SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh", "robustness"}
 LOCAL_FILES = ("data.path", "text.path", "text.held_out")
 NEEDED = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
 
