@@ -10,10 +10,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis import intervals
+from analysis import bootstrap, intervals
+from analysis.bootstrap import Redraw
 from analysis.estimates import Codes
 from analysis.fit_result import FitResult, Loss, Note, Param, Starts, Status
-from analysis.intervals import Optimum, Redraw, Uncertainty
+from analysis.intervals import Optimum, Uncertainty
 from analysis.laws import COLUMNS, Floats, Law, law
 from analysis.points import (
     FitError,
@@ -30,6 +31,7 @@ from analysis.solver import Problem, Space, slope_of, transform
 Interval = Literal["profile", "wald", "bootstrap", "cases"]
 MAX_CONDITION = 1e7
 MAX_LOG_WIDTH = 60.0
+LOST = 1e-12  # of y: a term as small as that is rounding
 ROBUST_DRAWS = 500  # each takes many iterations
 LOSSES: tuple[str, ...] = get_args(Loss)
 SPACES: tuple[str, ...] = get_args(Space)
@@ -105,14 +107,7 @@ def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval 
         best = replace(best, u=u, residual=_residuals(best.problem, u))
     else:
         uncertain = uncertainty(best, cluster, ci, blank.loss, how)
-    if best.df == 0:
-        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
-    if cluster is not None and blank.n_clusters == 1:
-        notes.append(Note("one_cluster", "one run: no interval beyond this run; a second gives one, a third halves it"))
-    unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u)) if cluster is None else None
-    notes += [unfit] if unfit and blank.loss == "ls" else []
-    if uncertain.failed > 0.02:
-        notes.append(Note("failed_draws", f"{uncertain.failed:.0%} of the bootstrap draws did not converge"))
+    notes += _remarks(blank, best, cluster, uncertain)
     params = {name: _param(best, uncertain, i) for i, name in enumerate(of.params)}
     status = _status(best, found.converged, uncertain, notes, blank.x)
     df = float((blank.n_clusters or 0) - 1) if cluster is not None else float(best.df)
@@ -126,6 +121,22 @@ def _result(blank: FitResult, found: Found, cluster: Codes | None, ci: Interval 
     )  # fmt: skip
 
 
+def _remarks(blank: FitResult, best: Optimum, cluster: Codes | None, uncertain: Uncertainty) -> list[Note]:
+    """What a reader must know of the points and the draws behind the intervals."""
+    notes = []
+    if best.df == 0:
+        notes.append(Note("no_degrees_of_freedom", "as many points as parameters: one more gives intervals"))
+    if cluster is not None and blank.n_clusters == 1:
+        more = "a second gives one, a third makes it less than a third as wide"
+        notes.append(Note("one_cluster", f"one run: no interval beyond this run; {more}"))
+    if cluster is None and blank.loss == "ls":
+        unfit = lack_of_fit(best.residual, best.problem.w, best.problem.x, len(best.u))
+        notes += [unfit] if unfit else []
+    if uncertain.failed > 0.02:
+        notes.append(Note("failed_draws", f"{uncertain.failed:.0%} of the bootstrap draws did not converge"))
+    return notes
+
+
 def _residuals(problem: Problem, u: Floats) -> Floats:
     return np.asarray(np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space)))
 
@@ -134,11 +145,11 @@ def uncertainty(best: Optimum, cluster: Codes | None, ci: Interval | None, loss:
     """Intervals by the method that ``ci``, ``cluster`` and ``loss`` ask for."""
     each = np.arange(len(best.residual)) if cluster is None else cluster
     if loss != "ls":
-        return intervals.cases(best, each, min(how.draws, ROBUST_DRAWS), how.seed)
+        return bootstrap.cases(best, each, min(how.draws, ROBUST_DRAWS), how.seed)
     if ci == "cases":
-        return intervals.cases(best, each, how.draws, how.seed)
+        return bootstrap.cases(best, each, how.draws, how.seed)
     if ci == "bootstrap" or (cluster is not None and ci is None):
-        return intervals.wild(best, each, cluster is not None, how)
+        return bootstrap.wild(best, each, cluster is not None, how)
     if ci == "wald":
         return intervals.wald(best) if cluster is None else intervals.cluster_robust(best, cluster)
     return intervals.profile(best)
@@ -182,11 +193,16 @@ def _status(best: Optimum, converged: bool, uncertain: Uncertainty, notes: list[
 
 
 def _condition(best: Optimum) -> float:
-    jac = best.jac[:, best.inside]
+    """How badly the points tell the free parameters apart; infinite where an amplitude's term is lost in rounding."""
+    inside = best.inside
+    jac, logs = best.jac[:, inside], best.problem.law.logs[inside]
     scale = np.linalg.norm(jac, axis=0)
     if not len(scale):
         return 1.0
-    return math.inf if (scale == 0).any() else float(np.linalg.cond(jac / scale))
+    size = float(np.linalg.norm(np.sqrt(best.problem.w) * transform(best.problem.y, best.problem.space)))
+    if (scale == 0).any() or (scale[logs] <= LOST * size).any():
+        return math.inf
+    return float(np.linalg.cond(jac / scale))
 
 
 def r_squared(best: Optimum) -> float | None:

@@ -1,4 +1,4 @@
-"""Intervals of fitted parameters, all on fit coordinates: profile-t, Wald-t, cluster-robust, per-run, bootstrap."""
+"""Intervals of fitted parameters, all on fit coordinates: profile-t, Wald-t, cluster-robust, per-run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 
 from analysis.estimates import Codes, t_quantile
 from analysis.laws import Floats
-from analysis.solver import Bools, Problem, Solution, levenberg, transform
+from analysis.solver import Bools, Problem, levenberg
 
-Z = t_quantile(0.975, None)
-# Webb 2014: six points with mean 0 and variance 1, enough different draws for a handful of clusters
-WEBB = np.array([-math.sqrt(1.5), -1.0, -math.sqrt(0.5), math.sqrt(0.5), 1.0, math.sqrt(1.5)])
 MAX_PROFILE_STEPS = 40
 
 
@@ -181,84 +178,6 @@ class _ProfileSearch:
         cost = np.fmin(found.cost[: len(live)], found.cost[len(live) :])
         edge = (held <= problem.lower[column]) | (held >= problem.upper[column])
         return np.sqrt(np.maximum(2 * (cost - self.cost), 0.0) / self.best.variance), edge
-
-
-# ---------------------------------------------------------------- bootstrap
-
-
-@dataclass(frozen=True)
-class Redraw:
-    """How a wild bootstrap draws: ``noise`` (draws, n), errors that points share, is added to every draw's points;
-    ``df`` is t's where clusters or points do not count it right."""
-
-    draws: int
-    seed: int
-    noise: Floats | None = None
-    df: float | None = None
-
-
-def wild(best: Optimum, cluster: Codes, clustered: bool, how: Redraw) -> Uncertainty:
-    """Wild bootstrap: residuals, inflated by (I - H_gg)^-1, flip and stretch together within a cluster (Webb).
-
-    Percentile intervals, widened by t / z on G - 1 (n - p where every point is its own cluster).
-    """
-    n, p = best.jac.shape
-    groups = int(cluster.max()) + 1
-    df = how.df if how.df is not None else groups - 1 if clustered else n - p
-    if groups < 2 or df <= 0:
-        return unknown(p)
-    inflated = _inflate(best, cluster)
-    sign = np.random.default_rng(how.seed).choice(WEBB, size=(how.draws, groups))
-    root = np.sqrt(best.problem.w)
-    fitted = best.residual / root + transform(best.problem.y, best.problem.space)
-    target = fitted - sign[:, cluster] * inflated / root + (0.0 if how.noise is None else how.noise)
-    found = levenberg(best.problem, np.repeat(best.u[None], how.draws, axis=0), target=target)
-    return _percentiles(best, found, df, "wild-cluster-bootstrap" if clustered else "wild-bootstrap")
-
-
-def _inflate(best: Optimum, cluster: Codes) -> Floats:
-    """Residuals divided by one minus their leverage, cluster by cluster (the jackknife's, as in HC3 and CR3)."""
-    inside = best.inside
-    jac, bread = best.jac[:, inside], best.bread()[np.ix_(inside, inside)]
-    out = np.empty_like(best.residual)
-    order = np.argsort(cluster, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
-        hat = jac[rows] @ bread @ jac[rows].T
-        # a cluster that alone decides a parameter has leverage 1; its residual there is 0 and stays so
-        out[rows] = np.linalg.pinv(np.eye(len(rows)) - hat, rcond=1e-8, hermitian=True) @ best.residual[rows]
-    return out
-
-
-def cases(best: Optimum, cluster: Codes, draws: int, seed: int) -> Uncertainty:
-    """Cases (whole clusters) redrawn with replacement; percentile intervals."""
-    groups = int(cluster.max()) + 1
-    if groups < 2:
-        return unknown(len(best.u))
-    counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
-    start = np.repeat(best.u[None], draws, axis=0)
-    limit = 200 if best.problem.delta is None else 2000  # an absolute error converges slowly, one kink at a time
-    found = levenberg(best.problem, start, weights=best.problem.w * counts[:, cluster], max_iterations=limit)
-    return _percentiles(best, found, groups - 1, "cases-bootstrap")
-
-
-def _percentiles(best: Optimum, found: Solution, df: float, method: str) -> Uncertainty:
-    u = found.u[found.converged]
-    failed = 1 - len(u) / len(found.u)
-    if len(u) < 0.5 * len(found.u):
-        return unknown(len(best.u), method)
-    stretch = t_quantile(0.975, df) / Z
-    low, high = best.u + stretch * (np.quantile(u, (0.025, 0.975), axis=0) - best.u)
-    problem = best.problem
-    with np.errstate(over="ignore"):  # draws that ran away: infinite, which is said as unknown
-        covariance = np.atleast_2d(np.cov(u, rowvar=False))
-    return Uncertainty(
-        np.sqrt(np.diag(covariance)),
-        np.maximum(low, problem.lower),
-        np.minimum(high, problem.upper),
-        method,
-        covariance,
-        failed,
-    )
 
 
 # ---------------------------------------------------------------- one fit per run

@@ -101,12 +101,11 @@ def cautions(
     """What is odd about points that can be fitted: rows that repeat others, unless ``repeats`` are meant, and a form
     that cannot be tested."""
     notes = []
-    cells = pd.DataFrame(x).assign(run=np.arange(len(y)) if cluster is None else cluster)
-    same = pd.DataFrame(x).assign(y=y).duplicated() if cluster is None else cells.duplicated()
-    if same.any() and not repeats:
+    earliest = np.unique(np.column_stack([x, y if cluster is None else cluster]), axis=0, return_index=True)[1]
+    if len(earliest) < len(y) and not repeats:
         what = "x and y" if cluster is None else "run and x"
-        first = int(np.flatnonzero(same)[0]) + 1
-        message = f"{int(same.sum())} rows repeat the {what} of an earlier one (the first is row {first})"
+        first = int(np.setdiff1d(np.arange(len(y)), earliest)[0]) + 1
+        message = f"{len(y) - len(earliest)} rows repeat the {what} of an earlier one (the first is row {first})"
         notes.append(Note("repeated_rows", f"{message}: each counts as a measurement of its own"))
     for name, found, wanted in levels_wanted(of, x, names):
         if found < wanted:
@@ -125,7 +124,7 @@ def levels_wanted(of: Law, x: Floats, names: Sequence[str]) -> list[tuple[str, i
 
 def what_would_do(of: Law, x: Floats, names: Sequence[str]) -> str:
     """What to measure where the points leave parameters open."""
-    few = [f"{w - f} more values of {name}" for name, f, w in levels_wanted(of, x, names) if f < w]
+    few = [f"{w - f} more value{'s' * (w - f > 1)} of {name}" for name, f, w in levels_wanted(of, x, names) if f < w]
     if few:
         return " and ".join(few) + " would do"
     spans = [
@@ -137,7 +136,7 @@ def what_would_do(of: Law, x: Floats, names: Sequence[str]) -> str:
 def lack_of_fit(residual: Floats, w: Floats, x: Floats, p: int) -> Note | None:
     """Repeats at one x scatter about their own mean; where points scatter about the law much more (F test, 1 %), the
     form does not hold. ``residual`` (n,) is weighted by the square roots of ``w``, ``p`` parameters were fitted."""
-    level = pd.DataFrame(x).groupby(list(range(x.shape[1])), sort=False).ngroup().to_numpy()
+    level = np.unique(x, axis=0, return_inverse=True)[1].ravel()
     groups, root = int(level.max()) + 1, np.sqrt(w)
     df_form, df_pure = groups - p, len(residual) - groups
     if df_form < 1 or df_pure < 1:

@@ -18,8 +18,7 @@ HOFFMANN_DELTA = 1e-3  # on log residuals, Hoffmann et al. 2022
 # A prediction too high counts ten times: a run can be worse than its law, hardly better (kyo-takano/chinchilla).
 OVER = 10.0
 ABSOLUTE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of the robust standard deviation
-N_POLISHED = 8
-N_PROJECTED = 2
+N_FOLLOWED = 8  # of the grid's starts, the best; the very best also by variable projection
 
 
 def make_problem(of: Law, x: Floats, y: Floats, se: Floats | None, space: Space) -> Problem:
@@ -68,16 +67,14 @@ def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:
     signs = np.where(raw < 0, -1.0, 1.0)
     u = np.clip(of.coordinates(raw), problem.lower, problem.upper)
     cost = np.array([_cost(replace(problem, signs=s), v) for s, v in zip(signs, u, strict=True)])
-    order = np.argsort(cost, kind="stable")[:N_POLISHED]
+    order = np.argsort(cost, kind="stable")[:N_FOLLOWED]
     lead = replace(problem, signs=signs[order[0]])
-    starts, lowest = [*u[order]], cost[order[0]]
-    for i in order[:N_PROJECTED]:
-        projected, v = project(replace(problem, signs=signs[i]), u[i])
-        v = np.clip(v, problem.lower, problem.upper)
-        starts.append(v)
-        if (reached := _cost(projected, v)) < lowest:
-            lead, lowest = projected, reached
-    return lead, np.array(starts), len(raw)
+    starts, lowest = u[order], cost[order[0]]
+    projected, v = project(lead, u[order[0]])
+    v = np.clip(v, problem.lower, problem.upper)
+    if _cost(projected, v) < lowest:
+        lead = projected
+    return lead, np.array([*starts, v]), len(raw)
 
 
 def _cost(problem: Problem, u: Floats) -> float:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from analysis.bootstrap import _inflate
 from analysis.fits import FitResult, fit
-from analysis.laws import Floats
+from analysis.laws import Floats, law
+from analysis.search import make_problem, solve
 
 sm = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
 SIZES = np.geomspace(1e4, 1e7, 7)
@@ -80,6 +82,20 @@ def test_wild_draws_spread_as_hc3(line: tuple[Floats, Floats, Floats]) -> None:
     ours = fit("log-linear", x, y, ci="bootstrap", draws=4000)
     theirs = sm.OLS(y, sm.add_constant(np.log(x))).fit(cov_type="HC3")
     assert column(ours, "se") == pytest.approx(theirs.bse, rel=0.05)
+
+
+def test_leverages_of_clusters_are_the_matrix_inverse(power: tuple[Floats, Floats]) -> None:
+    """By definition: (I - H_gg)^-1 times a cluster's residuals, H the hat matrix of all points."""
+    x, y = power
+    best = solve(make_problem(law("power"), x[:, None], y, None, "linear"), "ls").best
+    hat = best.jac @ np.linalg.pinv(best.jac)
+    for cluster in (np.arange(21), np.repeat(np.arange(7), 3), np.tile(np.arange(3), 7), np.repeat([0, 1], [12, 9])):
+        found = _inflate(best, cluster)
+        for g in np.unique(cluster):
+            own = np.flatnonzero(cluster == g)
+            wanted = np.linalg.solve(np.eye(len(own)) - hat[np.ix_(own, own)], best.residual[own])
+            # two clusters nearly decide the law each: the matrix of 12 points has a condition of about 1e6
+            np.testing.assert_allclose(found[own], wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_bands_are_statsmodels_predictions(line: tuple[Floats, Floats, Floats]) -> None:
