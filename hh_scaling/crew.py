@@ -98,9 +98,10 @@ class Crew:
     def gradient(self, task: str, parts: Sequence[Any]) -> list[Any]:
         """``do``, and then the parameters' gradients are the sum over the processes, always in the same order."""
         results = self.do(task, parts, gradient=True)
-        for theirs in self.gradients[: len(parts) - 1]:
-            for p, grad in zip(self.trained, theirs, strict=True):
-                p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
+        with self.resting():
+            for theirs in self.gradients[: len(parts) - 1]:
+                for p, grad in zip(self.trained, theirs, strict=True):
+                    p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
         return results
 
     @contextlib.contextmanager

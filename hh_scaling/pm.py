@@ -143,7 +143,8 @@ class Training:
         for step in range(self.resume(), len(batches_)):
             stats = self.accumulate_gradient(batches_[step], step)
             rate = learning_rate(schedule, self.model.config.hidden_size, step, len(batches_))
-            norm = apply_step(self.optimizer, schedule, rate, step)
+            with self.crew.resting():  # the others wait for the new weights
+                norm = apply_step(self.optimizer, schedule, rate, step)
             self.out.log({"step": step, "pairs": int(seen[step]), **stats, "lr": rate, "grad_norm": norm})
             self.evaluate(int(seen[step - 1]) if step else 0, int(seen[step]))
             self.out.progress(step + 1, len(batches_), f"loss {stats['loss']:.3f}")

@@ -50,7 +50,7 @@ KINDS: dict[str, StageKind] = {
     "teacher": StageKind(configs.TeacherConfig, "hh_scaling.teacher:run"),
     "reference": StageKind(configs.ReferenceConfig, "hh_scaling.reference:run"),
     "pmp": StageKind(configs.PMPConfig, "hh_scaling.pmp:run"),
-    "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=4),
+    "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=5),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
     "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=6),
     "best_of_n": StageKind(configs.BestOfNConfig, "hh_scaling.best_of_n:run"),
