@@ -18,6 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hh_scaling.configs import BenchmarkTasks, Compute, WorldConfig
+from hh_scaling.estimates import clustered_mean
 from hh_scaling.harness import Item, Question, ask, own_question, registry_question, undisturbed
 from hh_scaling.inputs import find_files, input_file, plain_name
 from hh_scaling.lm import CausalLM
@@ -60,6 +61,7 @@ class Race:
     stock: dict[int, list[float]] = field(default_factory=dict)  # by batch size
     max_difference: float = 0.0  # nats a sequence
     n_scores_differ: int = 0
+    scores: dict[str, list[float]] = field(default_factory=dict)  # of each side's items
 
     @property
     def batch(self) -> int:
@@ -78,18 +80,20 @@ class Race:
             "ratio": stock / ours, "ratio_low": min(ratios), "ratio_high": max(ratios),
             "n_rounds": len(ratios), "stock_batch": self.batch, "max_difference": self.max_difference,
             "n_scores_differ": self.n_scores_differ,
+            "score": {side: clustered_mean(scores) for side, scores in self.scores.items()},
             "stock_seconds": {str(batch): min(seconds) for batch, seconds in self.stock.items()},
         }  # fmt: skip
 
 
 def bench_eval(
     model: Path, tokenizer: Path, tasks: Sequence[str], files: Path | None, limit: int | None, rounds: int,
-    compute: Compute,
+    compute: Compute, batches: Sequence[int] = STOCK_BATCHES,
 ) -> dict[str, Any]:  # fmt: skip
-    """Ask the tasks' items of the stock model and of ours and say how many items a second each answers.
+    """Ask the tasks' items of the stock model and of ours and say how many items a second each answers, and how well.
 
-    The first round tries every batch size of the stock model, the others its fastest alone. Time is that of the whole
-    call of lm-eval's evaluator: prompts, tokens, scores and metrics. TaskError for tasks that cannot be asked.
+    The first round tries every one of ``batches`` of the stock model, the others its fastest alone. Time is
+    that of the whole call of lm-eval's evaluator: prompts, tokens, scores and metrics. TaskError for tasks that cannot
+    be asked.
     """
     set_up(compute)
     loaded = load_pretrained(AutoModelForCausalLM, str(model), attn_implementation=compute.attention)
@@ -98,7 +102,9 @@ def bench_eval(
     sides = Sides(loaded, stock, with_pad_token(AutoTokenizer.from_pretrained(str(tokenizer))), compute)
     with undisturbed(), tempfile.TemporaryDirectory() as folder:
         pairs = [(find_questions(tasks, files, n, Path(folder))) for n in (limit, min(limit or WARM_ITEMS, WARM_ITEMS))]
-        races = {question.name: race(sides, question, warm, rounds) for question, warm in zip(*pairs, strict=True)}
+        races = {
+            question.name: race(sides, question, warm, rounds, batches) for question, warm in zip(*pairs, strict=True)
+        }
     found = {name: run.describe() for name, run in races.items()}
     n_items = sum(run.n_items for run in races.values())
     seconds = {side: sum(entry["n_items"] / entry["items_per_s"][side] for entry in found.values())
@@ -139,17 +145,17 @@ def write_world(tasks: Sequence[str], folder: Path) -> None:
             (folder / "tasks" / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def race(sides: Sides, question: Question, warm: Question, rounds: int, seed: int = 0) -> Race:
+def race(sides: Sides, question: Question, warm: Question, rounds: int, batches: Sequence[int], seed: int = 0) -> Race:
     """The task asked of both sides in turn, after a few items that are not counted."""
     run = Race(question.n_items)
-    for batch in STOCK_BATCHES:
+    for batch in batches:
         sides.stock(warm, seed, batch)
     sides.ours(warm, seed)
     for turn in range(rounds):
         started = time.perf_counter()
         mine = sides.ours(question, seed)
         run.ours.append(time.perf_counter() - started)
-        for batch in STOCK_BATCHES if turn == 0 else (run.batch,):
+        for batch in batches if turn == 0 else (run.batch,):
             started = time.perf_counter()
             theirs = sides.stock(question, seed, batch)
             run.stock.setdefault(batch, []).append(time.perf_counter() - started)
@@ -162,5 +168,6 @@ def compare(run: Race, mine: list[Item], theirs: list[Item]) -> None:
     for one, other in zip(mine, theirs, strict=True):
         pairs = zip(one["loglikelihoods"], other["loglikelihoods"], strict=True)
         run.max_difference = max(run.max_difference, *(abs(a - b) for a, b in pairs), 0.0)
+    run.scores = {"ours": [item["score"] for item in mine], "stock": [item["score"] for item in theirs]}
     differ = sum(one["score"] != other["score"] for one, other in zip(mine, theirs, strict=True))
     run.n_scores_differ = max(run.n_scores_differ, differ)

@@ -149,6 +149,7 @@ def bench_eval(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items a task [default: all]")] = None,
     rounds: Count = 3,
+    stock_batches: Annotated[str, typer.Option(help="Batch sizes tried with the stock model.")] = "8,16,32,64",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = None,
     micro_batch_tokens: Count = 8192,
@@ -160,11 +161,17 @@ def bench_eval(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise typer.BadParameter("--tasks: no name; allowed: names of tasks with commas between them")
+    try:
+        sizes = [int(size) for size in stock_batches.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"--stock-batches: {stock_batches!r}; allowed: whole numbers with commas between them")
     folder = files or (BENCHMARK_FILES if BENCHMARK_FILES.is_dir() else None)
     with one_line_errors():
         from hh_scaling import bench_eval as measured
 
-        found = measured.bench_eval(model, tokenizer, names, folder, limit, rounds, compute)
+        found = measured.bench_eval(model, tokenizer, names, folder, limit, rounds, compute, sizes)
     tell(found, as_json)
 
 

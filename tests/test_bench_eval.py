@@ -33,18 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_both_sides_agree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_agree(folder: Path) -> None:
     """1e-4 nats: float32 rounding of some ten log-probabilities (see test_lm)."""
-    monkeypatch.setattr(bench_eval, "STOCK_BATCHES", (3, 5))
     model = folder / "model"
     names = ["local_arc_easy", "world_facts"]
-    found = bench_eval.bench_eval(model, model, names, folder / "files", 10, 2, Compute())
+    found = bench_eval.bench_eval(model, model, names, folder / "files", 10, 2, Compute(), (3, 5))
     assert list(found["tasks"]) == names and found["n_items"] == 20
     assert 0 < found["max_difference"] < 1e-4  # two ways of computing: equal to the last bit would be no comparison
     for entry in found["tasks"].values():
         assert entry["n_items"] == 10 and entry["n_rounds"] == 2 and entry["n_scores_differ"] == 0
         assert entry["stock_batch"] in (3, 5) and set(entry["stock_seconds"]) == {"3", "5"}
         assert entry["ratio_low"] <= entry["ratio_high"]
+        assert entry["score"]["ours"] == entry["score"]["stock"] and entry["score"]["ours"]["n"] == 10
         assert min(entry["items_per_s"].values()) > 0
 
 
