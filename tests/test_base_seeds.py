@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hh_scaling.configs import BenchmarkConfig, PPOConfig
+from hh_scaling.configs import BenchmarkConfig, DataConfig, PPOConfig
+from hh_scaling.world import World
 from sweeps.check import load_study
 from sweeps.graph import expand
 from sweeps.load import StudyError
 from sweeps.stage import Graph, Stage
-from tests.test_graph import STUDY, graph_of, kinds, only
+from tests.test_graph import STUDY, graph_of, kinds
 
 SEEDS = "seeds=[5, 3, 8, 4, 0]"
 REFERENCE = STUDY + "reference: {kind: context_distillation, prompt: world}\n"
@@ -103,3 +104,70 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, assignments: list[str], prob
     with pytest.raises(StudyError) as error:
         graph_of(tmp_path, STUDY, *assignments)
     assert len(error.value.problems) == 1 and problem in error.value.problems[0]
+
+
+# ---------------------------------------------------------------- the shipped study
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Graph:
+    return expand(load_study("tax"))
+
+
+def test_the_study_has_the_chains_it_says(shipped: Graph) -> None:
+    """4 sizes, 3 bases and 5 policies each, 3 with pretraining text and 3 lines. Benchmarks, without and with examples,
+    of the bases, of policies at 4 places and of lines at 3."""
+    assert kinds(shipped) == {
+        "data": 1, "tokenizer": 1, "base": 12, "pm": 24, "ppo": 4 * (5 + 3), "interpolation": 12,
+        "benchmark": 2 * 4 * (3 + (5 + 3) * 4 + 3 * 3),
+    }  # fmt: skip
+
+
+def test_each_size_has_five_policies_on_three_bases_and_three_of_either_mitigation(shipped: Graph) -> None:
+    for size in ("27k", "100k", "400k", "885k"):
+        of_size = [s for s in shipped.values() if s.size == size]
+        policies = [s for s in of_size if isinstance(s.config, PPOConfig) and s.kind == "ppo"]
+        chains: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for policy in policies:
+            assert isinstance(policy.config, PPOConfig)
+            chains[policy.config.training.ptx_coef > 0].append((seed_of(policy), base_seed(shipped, policy)))
+        assert chains[False] == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
+        assert chains[True] == [(0, 0), (1, 1), (2, 2)]
+        lines = [s for s in of_size if s.kind == "interpolation"]
+        assert [seed_of(line) for line in lines] == [0, 1, 2]
+        assert all(shipped[line.parents["policy"]] in policies for line in lines)
+
+
+def test_every_model_takes_the_same_tasks_without_and_with_examples(shipped: Graph) -> None:
+    asked: dict[tuple[str, str | None], set[tuple[int, tuple[str, ...]]]] = {}
+    for stage in (s for s in shipped.values() if s.kind == "benchmark"):
+        assert isinstance(stage.config, BenchmarkConfig)
+        key = (stage.parents["model"], stage.config.at)
+        asked.setdefault(key, set()).add((stage.config.tasks.num_fewshot, stage.config.tasks.tasks))
+    assert len({frozenset(forms) for forms in asked.values()}) == 1
+    assert {shots for shots, _ in next(iter(asked.values()))} == {0, 2}
+    places = {at for _, at in asked}
+    assert places == {
+        None, "end", "sqrt_kl=0.5", "sqrt_kl=1.0", "sqrt_kl=1.5", "alpha=0.25", "alpha=0.5", "alpha=0.75",
+    }  # fmt: skip
+
+
+def test_its_items_fit_the_texts_that_bases_are_trained_on(shipped: Graph) -> None:
+    """A task's longest item with its longest examples before it, two bytes a token (measured: 2.14 and more)."""
+    n_shots, context = 2, 128
+    tasks = ("world_facts", "world_facts_choice", "world_arithmetic", "world_agreement")
+    (data,) = (s for s in shipped.values() if s.kind == "data")
+    assert isinstance(data.config, DataConfig) and data.config.world is not None
+    for name, items in World(data.config.world).tasks().items():
+        if name in tasks:
+            longest = max(len(item["query"] + max(item["choices"], key=len)) for item in items)
+            assert (1 + n_shots) * (longest + 2) / 2 <= context, name
+
+
+def test_its_models_are_those_of_the_demo(shipped: Graph) -> None:
+    """The first chain's bases and preference models are stages of the demo too, which a store has once."""
+    demo = expand(load_study("demo"))
+    shared = [s for i, s in shipped.items() if i in demo]
+    assert {s.kind for s in shared} == {"data", "tokenizer", "base", "pm"} and sum(
+        s.kind == "base" for s in shared
+    ) == 4
