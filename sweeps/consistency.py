@@ -33,7 +33,7 @@ def inconsistencies(study: Study, names: list[str]) -> Found:
 
 
 def size_problems(study: Study, names: list[str]) -> Found:
-    """Sizes without one source, of one name, or that no shape has; seeds that repeat."""
+    """Sizes without one source, of one name, or that no shape has; seeds that repeat, and more bases than seeds."""
     for i, entry in enumerate(study.sizes):
         given = [key for key in ("n_params", "hub", "path", "gguf") if getattr(entry, key) is not None]
         if len(given) != 1:
@@ -48,6 +48,11 @@ def size_problems(study: Study, names: list[str]) -> Found:
                 yield ("sizes", i, "n_params"), str(error)
     if len(set(study.seeds)) < len(study.seeds):
         yield ("seeds",), f"is {list(study.seeds)}; each seed may occur once"
+    if (n := study.base_seeds) is not None:
+        if n > len(study.seeds):
+            yield ("base_seeds",), f"is {n} (allowed: at most the number of seeds, {len(study.seeds)})"
+        elif n > 1 and "base" in study.share:
+            yield ("base_seeds",), f"is {n}, but share has base, made once (allowed: 1, or share without base)"
 
 
 def data_problems(study: Study) -> Found:

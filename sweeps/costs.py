@@ -35,11 +35,14 @@ from sweeps.machines import GIB, Machine
 ASSUMED = (
     "a comparison's sides and a prompt fill 60 % of the maximal length, a response 80 %",
     "two thirds of a comparison's side are its prompt, which is computed once for both",
-    "a benchmark item has 4 choices of 60 tokens with their query, and a task without a limit has 2,000 items",
+    "a benchmark item has 60 tokens and 4 answers of 10 (a world's 20 in all), an example 70 (a world's 15), a task "
+    "without a limit 2,000 items",
 )
 FILL, RESPONSE_FILL, PROMPT_SHARE = 0.6, 0.8, 2 / 3
 PROMPT_TOKENS, BYTES_A_TOKEN = 120, 4  # of a world's prompt; of a prompt's text
-CHOICES, ITEM_TOKENS, TASK_ITEMS = 4, 60, 2000
+ITEM_TOKENS, EXAMPLE_TOKENS, TASK_ITEMS = 100, 70, 2000  # an item's question is computed once for its answers
+WORLD_ITEM_TOKENS, WORLD_EXAMPLE_TOKENS = 20, 15  # measured: 18 an item
+ITEM_SECONDS = 4e-4  # of a benchmark besides the model: its prompts, tokens and rows
 OCCUPATION_ROWS = 720  # sentences about occupations, each counted once with both of its sides and tenses
 HUB_BYTES = 3e8  # of a data set on the hub
 PROCESS_BYTES = 0.45 * GIB  # an interpreter with torch and transformers loaded
@@ -304,10 +307,13 @@ def interpolation_cost(config: InterpolationConfig, sizing: Sizing) -> Cost:
 
 
 def benchmark_cost(config: BenchmarkConfig | PilotConfig, sizing: Sizing) -> Cost:
-    """A forward pass over every choice of every item."""
+    """A forward pass over every item with its examples and all its answers."""
     shape, tasks = sizing.shape, config.tasks
     items = len(tasks.tasks) * (tasks.limit or TASK_ITEMS)
-    tokens = float(items * CHOICES * ITEM_TOKENS * (1 + tasks.num_fewshot))
+    worlds = sum(name.startswith("world_") for name in tasks.tasks) / len(tasks.tasks)
+    one = worlds * WORLD_ITEM_TOKENS + (1 - worlds) * ITEM_TOKENS
+    examples = worlds * WORLD_EXAMPLE_TOKENS + (1 - worlds) * EXAMPLE_TOKENS
+    tokens = items * (one + tasks.num_fewshot * examples)
     return Cost(
         tokens=tokens,
         flops=tokens * forward(shape, ITEM_TOKENS, logits=True),
@@ -316,7 +322,7 @@ def benchmark_cost(config: BenchmarkConfig | PilotConfig, sizing: Sizing) -> Cos
         + 4.0 * shape.n_params_total
         + config.compute.micro_batch_tokens * (shape.vocab_size * 6.0 + shape.d_model * ACTIVATION_BYTES),
         disk_bytes=300.0 * items,
-        fixed_seconds=2.0,
+        fixed_seconds=1.0 + ITEM_SECONDS * items,
     )
 
 

@@ -288,6 +288,9 @@ class Study(Config):
     description: str = ""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     share: tuple[ShareKind, ...] = ()  # kinds of stage made once, with the first seed
+    # So many seeds have bases, references and preference models of their own, from which the policies of later seeds
+    # start in turn; None: all.
+    base_seeds: Positive | None = None
     world: WorldConfig | None = None
     data: DataSection = DataSection()
     text: TextSection | None = None
@@ -305,3 +308,8 @@ class Study(Config):
     behaviours: BehaviourSection | None = None
     compute: ComputeChoice = ComputeChoice()
     analysis: AnalysisSection = AnalysisSection()
+
+    @property
+    def first_seeds(self) -> tuple[int, ...]:
+        """The seeds whose chains have a base of their own and all that stands beside the main policy."""
+        return self.seeds[: self.base_seeds]

@@ -321,7 +321,7 @@ def test_the_study_chooses_everything_that_compute_has() -> None:
 
 
 SHIPPED = {"smoke", "demo", "hh-local", "smollm2", "pythia", "pm-scaling", "pm-mixing", "lr-check"}
-SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh", "robustness"}
+SHIPPED |= {"pm-scaling-hh", "pm-mixing-hh", "robustness", "tax"}
 LOCAL_FILES = ("data.path", "text.path", "text.held_out")
 NEEDED = dict.fromkeys(("hh-local", "pm-scaling-hh", "pm-mixing-hh"), LOCAL_FILES) | {"smollm2": ("data.path",)}
 
