@@ -48,8 +48,8 @@ TABLES = (
     "distillation", "distillation_curve", "frontier", "scored_by", "overoptimisation", "frontier_laws",
     "frontier_slopes", "frontier_peaks", "reward_bound", "best_of_n", "interpolation", "at_equal_kl", "robustness",
     "robustness_points", "pm_size_effect", "benchmarks", "tax", "bias", "precision", "pooled", "crossover",
-    "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "fits", "models", "stages",
-    "claims", "excluded",
+    "tax_per_reward", "at_equal_reward", "predictions", "behaviours", "behaviour_changes", "behaviour_occupations",
+    "behaviour_distances", "fits", "models", "stages", "claims", "excluded",
 )  # fmt: skip
 ESTIMATE_KEYS = {"value", "se", "low", "high"}
 

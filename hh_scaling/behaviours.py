@@ -103,7 +103,8 @@ def measure_answers(lm: CausalLM, data: Path, tasks: BehaviourTasks, out: StageW
 
 
 def measure_outliers(lm: CausalLM, data: Path, tasks: BehaviourTasks, out: StageWriter) -> dict[str, Any]:
-    """Writes outliers.parquet: how well each layer tells harmful from helpful prompts, by split and method."""
+    """Writes outliers.parquet: how well each layer tells harmful from helpful prompts, by split and method; and the
+    first split's distances in outlier_scores.parquet."""
     prompts = pd.read_parquet(data / "prompts.parquet").sort_values("order")
     kinds = [prompts[prompts.tranche.str.startswith(kind)].head(tasks.n_prompts) for kind in ("helpful", "harmless")]
     if min(map(len, kinds)) < outliers.FEWEST:
@@ -115,6 +116,7 @@ def measure_outliers(lm: CausalLM, data: Path, tasks: BehaviourTasks, out: Stage
             helpful, harmful, n_outliers=tasks.n_outliers, n_splits=tasks.n_splits, seed=tasks.seed
         )
     table.to_parquet(out.path / "outliers.parquet", index=False)
+    outliers.first_scores(helpful, harmful, tasks.seed).to_parquet(out.path / "outlier_scores.parquet", index=False)
     return {"entries": outliers.summarise(table), "note": None}
 
 

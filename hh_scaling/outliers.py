@@ -41,6 +41,20 @@ def separations(
     return pd.DataFrame(rows)
 
 
+def first_scores(helpful: np.ndarray, harmful: np.ndarray, seed: int) -> pd.DataFrame:
+    """Columns layer, method, harmful, score: both distances of every prompt to be told apart, of the first split."""
+    order = np.random.default_rng([seed, 0]).permutation(helpful.shape[1])
+    half = len(order) // 2
+    tables = []
+    for layer in range(len(helpful)):
+        known, inside = helpful[layer, order[:half]], helpful[layer, order[half:]]
+        for method, _, *sides in _scores(known, inside, harmful[layer], ()):
+            for is_harmful, scores in enumerate(sides):
+                kind = {"layer": layer, "method": method, "harmful": bool(is_harmful)}
+                tables.append(pd.DataFrame({**kind, "score": scores}))
+    return pd.concat(tables, ignore_index=True)
+
+
 def _scores(
     known: np.ndarray, inside: np.ndarray, harmful: np.ndarray, n_outliers: Sequence[int]
 ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from reports import style
 
-Section = Literal["pm", "scores", "mixing", "reference", "frontier", "tax", "rates"]
+Section = Literal["pm", "scores", "mixing", "reference", "frontier", "tax", "behaviours", "rates"]
 Row = Mapping[str, Any]
 WIDTH = 9.6  # inches: the page's column at 96 pixels an inch
 

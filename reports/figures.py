@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from reports import frontier_figures, law_figures, policy_figures, tax_figures
+from reports.behaviour_registry import BEHAVIOUR_FIGURES
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
 from reports.pm_registry import PM_FIGURES, RATE_FIGURES, REFERENCE_FIGURES
@@ -142,6 +143,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=2,
         optional=True,
     ),
+    *BEHAVIOUR_FIGURES,
     *RATE_FIGURES,
 )
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from reports import (
+    behaviour_sentences,
     distillation_sentences,
     law_sentences,
     method,
@@ -33,7 +34,14 @@ from reports.results import models_by_size, rows_of
 from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
-OPTIONAL = ("scores", "mixing", "reference", "predictions", "rates")  # left out where the study has nothing for them
+OPTIONAL = (
+    "scores",
+    "mixing",
+    "reference",
+    "predictions",
+    "behaviours",
+    "rates",
+)  # left out where the study has nothing for them
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def _pm_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection
 
 
 def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSection]:
-    """References, policies, their tax, and learning rates."""
+    """References, policies, their tax and other behaviours, and learning rates."""
     shown = partial(shown_in, figures)
     return [
         ReportSection(
@@ -210,6 +218,12 @@ def _policy_sections(results: Row, figures: Mapping[str, Any]) -> list[ReportSec
             "Predicting the largest sizes",
             sentences=reward_sentences.prediction_sentences(results),
             tables=[reward_sentences.prediction_table(results)],
+        ),
+        ReportSection(
+            "behaviours",
+            "Other behaviours",
+            sentences=behaviour_sentences.behaviour_sentences(results),
+            figures=shown("behaviours"),
         ),
         ReportSection(
             "rates",

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.fake_behaviours import behaviour_rows
+
 Row = dict[str, Any]
 MOST = 8000  # comparisons of the largest count
 COUNTS = (500, 1000, 2000, 4000)  # scored along the pass
@@ -44,6 +46,7 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     models = [{"model": name, "n_params": n} for name, n in sizes.items()]
     sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
     return {
+        **behaviour_rows(sizes),
         "distillation": [row for i, m in enumerate(models) for row in distilled(m, i)],
         "distillation_curve": [row for i, m in enumerate(models) for row in distilled_along(m, i)],
         "frontier_slopes": [slopes(models)],

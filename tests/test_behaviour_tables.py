@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.behaviours import behaviour_tables, changes
+from analysis.behaviours import N_BARS, behaviour_tables, changes, shown_layer
 from analysis.frames import Study
 from hh_scaling.records import Record
 
@@ -33,6 +34,28 @@ def answers(loss: float, n: int = 40) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def log_ratios(more: float) -> pd.DataFrame:
+    """Two occupations and three pairs in both tenses: nurses 1 + pair + ``more``, doctors the negative of it."""
+    rows = [
+        {"occupation": name, "pair": f"p{pair}", "tense": tense, "log_ratio": sign * (1 + pair + more)}
+        for name, sign in (("nurse", 1), ("doctor", -1))
+        for pair in range(3)
+        for tense in ("is", "was")
+    ]
+    return pd.DataFrame(rows)
+
+
+def distances() -> pd.DataFrame:
+    """Of two layers and one method, helpful prompts 0 .. 3 and harmful ones 2 .. 7 times the layer."""
+    rows = [
+        {"layer": layer, "method": "mahalanobis", "harmful": harmful, "score": float(layer * score)}
+        for layer in (1, 2)
+        for harmful, scores in ((False, range(4)), (True, range(2, 8)))
+        for score in scores
+    ]
+    return pd.DataFrame(rows)
+
+
 def study_of(root: Path, **more: Any) -> Study:
     """A base and its policy, both measured; the policy's losses are 0.25 higher."""
     records = {
@@ -53,7 +76,12 @@ def study_of(root: Path, **more: Any) -> Study:
         folder = root / "stages" / name
         folder.mkdir(parents=True)
         answers(loss).to_parquet(folder / "answers.parquet")
+        log_ratios(loss - 2).to_parquet(folder / "occupations.parquet")
+        distances().to_parquet(folder / "outlier_scores.parquet")
         records[name] = Record(name, "behaviour", "done", SIZE | {"at": at}, {"model": model}, summary=summary)
+    (root / "stages" / "ppo").mkdir()
+    kept = [{"name": "sqrt_kl=1.0", "samples": 128}, {"name": "end", "samples": 512}]
+    (root / "stages" / "ppo" / "checkpoints.json").write_text(json.dumps(kept))
     planned = [
         {"stage_id": r.stage_id, "kind": r.kind, "parents": dict(r.parents), "config": r.config}
         for r in records.values()
@@ -68,7 +96,10 @@ def test_scores_with_their_intervals(tmp_path: Path) -> None:
     bias = found["b-ppo", "occupations", "mean_abs", None]
     assert (bias["model"], bias["n_params"], bias["stage_kind"], bias["at"]) == ("27k", 27_000, "ppo", "end")
     assert bias["score"]["low"] == pytest.approx(0.3 - 1.959964 * 0.1) and bias["score"]["n"] == 10
-    assert found["b-base", "outliers", "mahalanobis", "layer 1"]["score"]["value"] == 0.7
+    assert (bias["samples"], bias["status"], bias["layer"]) == (512, "done", None)
+    layer = found["b-base", "outliers", "mahalanobis", "layer 1"]
+    assert layer["score"]["value"] == 0.7 and layer["samples"] == 0
+    assert [layer[key] for key in ("layer", "n_layers", "n_outliers")] == [1, 2, 0]
     assert found["b-base", "outliers", "outlier_exposure, 10 shown", "layer 2"]["at"] is None
     assert found["b-base", "answers", "accuracy", "all"]["score"]["low"] is None  # an error not known is not 0
 
@@ -84,6 +115,29 @@ def test_changes_are_paired(tmp_path: Path) -> None:
         assert change["n"] == 40
     assert found["difference", "helpful"]["change"]["value"] == pytest.approx(0, abs=1e-12)
     assert found["accuracy", "all"]["stage_id"] == "b-ppo" and found["accuracy", "all"]["change"]["value"] == 0
+
+
+def test_occupations_before_and_after(tmp_path: Path) -> None:
+    """Pairs are what was drawn: means of 1, 2, 3 have a standard error of 1 / sqrt(3) and t on 2 degrees of freedom."""
+    rows = behaviour_tables(study_of(tmp_path))["behaviour_occupations"]
+    found = {row["occupation"]: row for row in rows}
+    assert set(found) == {"nurse", "doctor"} and {row["stage_id"] for row in rows} == {"b-ppo"}
+    assert found["nurse"]["before"]["value"] == pytest.approx(2) and found["nurse"]["after"]["value"] == 2.25
+    assert found["doctor"]["after"]["value"] == -2.25
+    half = 4.302653 / 3**0.5  # scipy.stats.t.ppf(0.975, 2)
+    assert found["nurse"]["before"]["high"] == pytest.approx(2 + half)
+
+
+def test_distances_at_the_layer_shown_fill_common_bars(tmp_path: Path) -> None:
+    rows = behaviour_tables(study_of(tmp_path))["behaviour_distances"]
+    assert [(row["stage_id"], row["harmful"]) for row in rows] == [
+        ("b-base", False), ("b-base", True), ("b-ppo", False), ("b-ppo", True),
+    ]  # fmt: skip
+    assert {row["layer"] for row in rows} == {2} and rows[0]["mean"]["value"] == 3.0 and rows[1]["mean"]["value"] == 9.0
+    for row in rows:
+        assert row["edges"] == rows[0]["edges"] and len(row["density"]) == N_BARS
+        assert sum(np.multiply(row["density"], np.diff(row["edges"]))) == pytest.approx(1)
+    assert [shown_layer(n) for n in (4, 6, 10, 64)] == [4, 6, 5, 32]
 
 
 def test_only_common_comparisons_are_compared() -> None:
