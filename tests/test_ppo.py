@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hh_scaling import models, ppo
-from hh_scaling.configs import Compute, PPOTraining
+from hh_scaling.configs import Compute, Dtype, PPOTraining
 from hh_scaling.crew import Crew
 from hh_scaling.policy_eval import Evaluation, why_diverged
 from hh_scaling.ppo_work import minibatch_gradient
@@ -23,6 +23,10 @@ from hh_scaling.stages import StageContext, StageResult
 from hh_scaling.training import apply_step, make_optimizer
 from tests.tiny import COMPUTE, run_stage
 from tests.tiny_ppo import assert_same_run, built, config, untimed
+
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights": {}, "adapters": {"lora_rank": 4, "lora_alpha": 8.0}, "critic": {"critic": "separate"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +248,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert_same_run(finished[0], resumed)
 
 
-def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", WAYS.values(), ids=WAYS)
+def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_path: Path, more: dict[str, Any]) -> None:
     """Float32: the same samples read and differentiated in two parts."""
-    one, two = (built(parents, tmp_path) for _ in range(2))
+    if "lora_rank" in more:
+        pytest.importorskip("peft")
+    one, two = (built(parents, tmp_path, **more) for _ in range(2))
     batch = ppo.collect(one, one.work.crew(), 0)
     expected = step(one, batch)
     with Crew(2, two.models.parameters(), gradient=two.work.gradient) as crew:
@@ -256,9 +263,15 @@ def test_two_processes_give_the_gradient_of_one(parents: dict[str, Path], tmp_pa
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_two_processes_make_a_run_that_repeats(parents: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+@pytest.mark.parametrize("more", WAYS.values(), ids=WAYS)
+def test_two_processes_make_a_run_that_repeats(
+    parents: dict[str, Path], tmp_path: Path, more: dict[str, Any], dtype: Dtype
+) -> None:
     """Bit for bit; every prompt of an update is answered, and tokens are counted where they are spent."""
-    of = config(Compute(threads=2, micro_batch_tokens=1024))
+    if "lora_rank" in more:
+        pytest.importorskip("peft")
+    of = config(Compute(threads=2, micro_batch_tokens=1024, dtype=dtype), n_updates=2, **more)
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir()
