@@ -147,6 +147,8 @@ def compared(one: Side, two: Side) -> list[dict[str, Any]]:
         return [row | {"note": NO_REWARD}]
     names = [[name for name, _ in side.befores(of[0].record)] for side, of in zip((one, two), both, strict=True)]
     common = [name for name in names[0] if name in names[1]]
+    if not common:
+        return [row | {"refused": [*refused, f"measured from {names[0]} and {names[1]}: no origin in common"]}]
     return [row | {"before": name} | _numbers(one, two, both, name, row["reward"], same) for name in common]
 
 

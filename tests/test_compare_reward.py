@@ -115,6 +115,8 @@ def test_a_task_at_chance_before_is_no_part_of_it(folders: list[Path]) -> None:
     floor = [("base", score_items((np.arange(400) % 4 == 0).astype(float)))]
     (row,) = compared(one, replace(two, befores=lambda policy: floor))
     assert row["verdict"] == REFUSED and "well above chance" in row["note"]
+    (row,) = compared(one, replace(two, befores=lambda policy: [("reference", floor[0][1])]))
+    assert row["verdict"] == REFUSED and "no origin in common" in row["refused"][0]
 
 
 def test_who_stands_beside_whom(folders: list[Path]) -> None:
