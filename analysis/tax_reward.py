@@ -146,7 +146,7 @@ def _compared(
         return [labels | {"before": "base"} | empty | {"note": note}]
     rows = []
     for before in dict.fromkeys(name for name, _ in befores(both[0][0].record)):
-        one, two = (_at_reward(paths, before, befores, reward) for paths in both)
+        one, two = (pairs_at_reward(paths, before, befores, reward) for paths in both)
         tasks = poolable(one, [task_rows([pairs])[0] for pairs in one.values()])
         shared = {name: pairs for name, pairs in tasks.items() if pairs[0].key in two}
         terms = (mean_tax_term(shared), mean_tax_term({name: two[pairs[0].key] for name, pairs in shared.items()}))
@@ -159,7 +159,7 @@ def _compared(
     return rows
 
 
-def _at_reward(paths: Sequence[Path], before: str, befores: Befores, reward: float) -> dict[TaskKey, list[Pair]]:
+def pairs_at_reward(paths: Sequence[Path], before: str, befores: Befores, reward: float) -> dict[TaskKey, list[Pair]]:
     """The paired items of all paths where their gold score had risen by ``reward``, by task."""
     found: dict[TaskKey, list[Pair]] = defaultdict(list)
     for path in paths:

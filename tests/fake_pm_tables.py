@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.fake_behaviours import behaviour_rows
+from tests.fake_behaviours import PLACES, behaviour_rows
 
 Row = dict[str, Any]
 MOST = 8000  # comparisons of the largest count
@@ -46,7 +46,7 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     models = [{"model": name, "n_params": n} for name, n in sizes.items()]
     sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
     return {
-        **behaviour_rows(sizes),
+        **behaviour_rows(sizes, PLACES[::2]),
         "distillation": [row for i, m in enumerate(models) for row in distilled(m, i)],
         "distillation_curve": [row for i, m in enumerate(models) for row in distilled_along(m, i)],
         "frontier_slopes": [slopes(models)],

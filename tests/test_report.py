@@ -221,7 +221,8 @@ PAYLOADS = [
 ]
 FREE_TEXT = {
     "name", "description", "model", "note", "task", "tranche", "stage_id", "prompt", "response", "what", "reason",
-    "text", "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing",
+    "text", "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing", "part",
+    "occupation",
 }  # fmt: skip
 
 
