@@ -1,8 +1,8 @@
 """The alignment tax: the paired loss of quality from before to after RLHF, positive where RLHF costs something.
 
 Every row compares the same items before and at a checkpoint. Items are shared by all runs of a size, so items and
-runs are crossed; verdicts are taken on the chance-normalised scale D / (1 - chance), or on the raw scale of
-scores that have no chance level (bits per byte).
+runs are crossed, and runs on one of several bases count as one; verdicts are taken on the chance-normalised scale
+D / (1 - chance), or on the raw scale of scores that have no chance level (bits per byte).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.answers import answer_calibration
-from analysis.crossed import Term, mean_term
+from analysis.crossed import Term, mean_term, replicates
 from analysis.estimates import (
     Cell,
     Estimate,
@@ -77,7 +77,7 @@ def normalised_taxes(sizes: Sequence[Sequence[Pair]]) -> list[Estimate]:
 
 
 def _cell(of: Stack, values: Floats) -> Cell:
-    return Cell(values, of.cluster, of.run, of.weight)
+    return Cell(values, of.cluster, replicates(of.run), of.weight)
 
 
 def _term(of: Stack, values: Floats) -> Term | None:
@@ -244,8 +244,8 @@ def _suite(by_task: Mapping[str, Sequence[Pair]]) -> tuple[Influence, Objects]:
         clusters.append(one.cluster)
         runs.append(one.run)
     cluster = np.concatenate(clusters)
-    together = Influence(float(np.mean(values)), np.concatenate(rows), codes(cluster), codes(np.concatenate(runs)))
-    return together, cluster
+    of_runs = replicates(np.concatenate(runs))
+    return Influence(float(np.mean(values)), np.concatenate(rows), codes(cluster), of_runs), cluster
 
 
 def _sums(influence: Influence, cluster: Objects) -> dict[str, float]:
