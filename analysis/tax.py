@@ -221,9 +221,13 @@ def pooled_taxes(sizes: Sequence[Mapping[str, Sequence[Pair]]]) -> list[Pooled]:
     suites = [_suite(by_task) for by_task in sizes]
     found = crossed_estimates([influence for influence, _ in suites])
     return [
-        Pooled(_raised(estimate, by_task), tuple(sorted(by_task)), note, influence.n_runs, _sums(influence, cluster))
+        Pooled(_raised(estimate, by_task), tuple(sorted(by_task)), note, _n_runs(by_task), _sums(influence, cluster))
         for by_task, (influence, cluster), (estimate, note) in zip(sizes, suites, found, strict=True)
     ]
+
+
+def _n_runs(by_task: Mapping[str, Sequence[Pair]]) -> int:
+    return len({pair.run for pairs in by_task.values() for pair in pairs})
 
 
 def _raised(estimate: Estimate, by_task: Mapping[str, Sequence[Pair]]) -> Estimate:

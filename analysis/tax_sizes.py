@@ -71,14 +71,15 @@ def _of_recipe(study: Study, record: Record) -> bool:
 
 def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]]:
     """One row per benchmarked model and task: its score clustered by document, raw and chance-normalised."""
-    rows = []
+    rows, named = [], recipes(study)
     for stage_id, tasks in items.items():
         record = study.records[stage_id]
         model, parent = study.model(record), study.parent(record, "model")
+        tuned = policy_of(study, record.parents["model"]) if parent is not None and parent.kind in TUNED else None
         labels = {
             "stage_id": stage_id, "model": model.name, "n_params": model.n_params, "seed": study.seed(record),
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
-            "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
+            "at_sqrt_kl": record.summary.get("at_sqrt_kl"), "recipe": tuned and named.get(tuned.stage_id),
         }  # fmt: skip
         cut = record.summary.get("truncated") or {}
         rows += [
