@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from analysis.results import analyze
-from reports.law_figures import COMMON, reward_table, slopes_table
+from reports.law_figures import COMMON, slopes_table
 from reports.law_sentences import law_sentences, law_tables
 from reports.result_tables import pooled_table, tax_rows_table
 from reports.reward_sentences import prediction_sentences, prediction_table, reward_sentences, reward_tables
+from reports.tax_along import reward_table
 from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
