@@ -111,7 +111,7 @@ def draw_equal_reward(figure: Figure, table: pd.DataFrame) -> None:
 def _draw(figure: Figure, table: pd.DataFrame, draw: Any) -> list[Axes]:
     """Every panel's series by ``draw``, in the look that a series has in all panels; the panels' axes."""
     panels, names = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["series"]))
-    names.sort(key=lambda name: name != "PPO")
+    names.sort(key=lambda name: (name != "PPO", "interpolated" in name, name))  # the same looks in all figures
     looks = {name: LOOKS[i % len(LOOKS)] for i, name in enumerate(names)}
     grid = style.panel_grid(figure, len(panels), columns=COLUMNS)
     for axes, panel in zip(grid, panels, strict=True):
