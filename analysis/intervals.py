@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.estimates import Codes, t_quantile
 from analysis.laws import Floats
-from analysis.solver import Bools, Problem, Solution, levenberg, transform
+from analysis.solver import Bools, Problem, Solution, draws_solved, levenberg, transform
 
 Z = t_quantile(0.975, None)
 # Webb 2014: six points with mean 0 and variance 1, enough different draws for a handful of clusters
@@ -212,7 +212,7 @@ def wild(best: Optimum, cluster: Codes, clustered: bool, how: Redraw) -> Uncerta
     root = np.sqrt(best.problem.w)
     fitted = best.residual / root + transform(best.problem.y, best.problem.space)
     target = fitted - sign[:, cluster] * inflated / root + (0.0 if how.noise is None else how.noise)
-    found = levenberg(best.problem, np.repeat(best.u[None], how.draws, axis=0), target=target)
+    found = draws_solved(best.problem, best.u, target)
     return _percentiles(best, found, df, "wild-cluster-bootstrap" if clustered else "wild-bootstrap")
 
 

@@ -18,6 +18,7 @@ from analysis.laws import Floats, Law
 Space = Literal["linear", "log", "logit"]
 Bools = NDArray[np.bool_]
 TINY = 1e-300
+CACHED = 2**16  # numbers, half a mebibyte
 START_DAMPING = 1.0  # of a unit diagonal: a bolder first step can leave the basin for good (NIST Bennett5, start 1)
 
 
@@ -125,13 +126,45 @@ def levenberg(
     return Solution(u, cost, done)
 
 
+def draws_solved(problem: Problem, start: Floats, target: Floats) -> Solution:
+    """Least squares from ``start`` (p,) for every row of ``target`` (B, n), which replaces the transformed y.
+
+    A law linear in its parameters is solved directly, all rows in one product; others go by ``levenberg`` in parts
+    that stay in the processor's cache.
+    """
+    if problem.law.linear and problem.space == "linear":  # linear laws have no bounds
+        root = np.sqrt(problem.w)
+        fitted, grad = problem.model(start[None])
+        design = root[:, None] * grad[0]
+        scale = np.linalg.norm(design, axis=0)
+        scale[scale == 0] = 1.0
+        moved = (root * (target - fitted)) @ (np.linalg.pinv(design / scale) / scale[:, None]).T
+        u = start + moved
+        cost = np.concatenate(
+            [problem.cost(root * (problem.model(part)[0] - goal)) for part, goal in _parts(u, target)]
+        )
+        return Solution(u, cost, np.isfinite(u).all(axis=1))
+    found = [levenberg(problem, part, target=goal) for part, goal in _parts(np.tile(start, (len(target), 1)), target)]
+    return Solution(*(np.concatenate([getattr(f, name) for f in found]) for name in ("u", "cost", "converged")))
+
+
+def _parts(u: Floats, target: Floats) -> list[tuple[Floats, Floats]]:
+    """Rows of u (B, p) and target (B, n) in parts whose derivatives (rows, n, p) are about ``CACHED`` numbers."""
+    rows = max(1, CACHED // max(1, target.shape[1] * u.shape[1]))
+    return [(u[at : at + rows], target[at : at + rows]) for at in range(0, len(u), rows)]
+
+
 def _step(
     problem: Problem, u: Floats, residual: Floats, jac: Floats, damping: Floats, movable: Bools
 ) -> tuple[Floats, Floats]:
     """The damped Gauss-Newton step (B, p) on the parameters not held at a bound, and the decrease it predicts."""
-    weighted = residual * problem.tempered(residual)
-    hessian = np.swapaxes(jac * problem.tempered(residual)[..., None], 1, 2) @ jac
-    gradient = (jac * weighted[..., None]).sum(axis=1)
+    if problem.delta is None:
+        weighted, bent = residual, jac
+    else:
+        temper = problem.tempered(residual)
+        weighted, bent = residual * temper, jac * temper[..., None]
+    hessian = np.swapaxes(bent, 1, 2) @ jac
+    gradient = (weighted[:, None] @ jac)[:, 0]
     held = ((u <= problem.lower) & (gradient > 0)) | ((u >= problem.upper) & (gradient < 0)) | ~movable
     gradient = np.where(held, 0.0, gradient)
     diagonal = np.einsum("bii->bi", hessian)
