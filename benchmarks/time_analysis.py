@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def time_fits() -> None:
     one = 1 + 20 * n**-0.3 + rng.normal(0, NOISE, len(n))
     two = 1 + 20 * n**-0.3 + 15 * d**-0.4 + rng.normal(0, NOISE, len(n))
     for law, x, y in (("log-linear", n, one), ("power", n, one), ("additive", np.column_stack([n, d]), two)):
-        taken = [median_seconds(lambda c=ci: fit(law, x, y, ci=c, repeats=True)) for ci in ("wald", "profile")]  # type: ignore[misc]
-        taken.append(median_seconds(lambda: fit(law, x, y, ci="bootstrap", repeats=True)))
+        call = partial(fit, law, x, y, repeats=True)
+        taken = [median_seconds(partial(call, ci=ci)) for ci in ("wald", "profile", "bootstrap")]
         fitted, profiled, drawn = (f"{1000 * t:.0f} ms" for t in taken)
         print(f"{law}, {len(y)} points: fit {fitted}, with profile {profiled}, with 2,000 wild draws {drawn}")
 
