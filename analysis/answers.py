@@ -20,11 +20,13 @@ Floats = NDArray[np.float64]
 def confidences(loglikelihoods: Iterable[Any]) -> Floats:
     """(n,) the largest of each item's choice probabilities, softmax of its choices' log-likelihoods; nan for an item
     with fewer than two."""
-    found = []
-    for values in loglikelihoods:
-        array = np.asarray([] if values is None else values, dtype=float)
-        found.append(1 / np.exp(array - array.max()).sum() if array.size > 1 else np.nan)
-    return np.array(found, dtype=float)
+    rows = [() if values is None else values for values in loglikelihoods]
+    n_choices, found = np.array([len(values) for values in rows], dtype=int), np.full(len(rows), np.nan)
+    for n in set(n_choices[n_choices > 1].tolist()):  # items with as many choices at once
+        of = np.flatnonzero(n_choices == n)
+        choices = np.concatenate([rows[i] for i in of]).astype(float).reshape(len(of), n)
+        found[of] = 1 / np.exp(choices - choices.max(axis=1, keepdims=True)).sum(axis=1)
+    return found
 
 
 def bin_sums(confidence: Floats, correct: Floats, item: Codes, run: Codes, shape: tuple[int, int]) -> Floats:

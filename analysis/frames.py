@@ -270,14 +270,17 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     first missing column."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
-        frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = [*columns, *(name for name in optional if name in names and name not in columns)]
+            table = file.read(columns=wanted, use_threads=False)
+        missing = [name for name in columns if name not in names]
+        frame = table.to_pandas(use_threads=False)
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
-    missing = [name for name in columns if name not in frame.columns]
     if missing:
-        raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    more = [name for name in optional if name in frame.columns and name not in columns]
-    return frame[[*columns, *more]]
+        raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(names)}")
+    return frame if list(frame.columns) == wanted else frame[wanted]
 
 
 def stage_table(
@@ -293,7 +296,11 @@ def stage_table(
 
 def labels(column: pd.Series) -> NDArray[np.object_]:
     """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
-    return np.array([sys.intern(v) if type(v) is str else v for v in column.tolist()], dtype=object)
+    values = column.tolist()
+    try:
+        return np.array(list(map(sys.intern, values)), dtype=object)
+    except TypeError:  # not all of them are texts
+        return np.array([sys.intern(v) if type(v) is str else v for v in values], dtype=object)
 
 
 def models(study: Study) -> list[Model]:

@@ -66,22 +66,24 @@ def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:
     raw = of.starts(problem.x, problem.y, problem.w * slope_of(problem.y, problem.space) ** 2)
     signs = np.where(raw < 0, -1.0, 1.0)
     u = np.clip(of.coordinates(raw), problem.lower, problem.upper)
-    cost = np.array([_cost(replace(problem, signs=s), v) for s, v in zip(signs, u, strict=True)])
+    cost = _costs(problem, signs, u)
     order = np.argsort(cost, kind="stable")[:N_FOLLOWED]
     lead = replace(problem, signs=signs[order[0]])
     starts, lowest = u[order], cost[order[0]]
     projected, v = project(lead, u[order[0]])
     v = np.clip(v, problem.lower, problem.upper)
-    if _cost(projected, v) < lowest:
+    if _costs(projected, projected.signs[None], v[None])[0] < lowest:
         lead = projected
     return lead, np.array([*starts, v]), len(raw)
 
 
-def _cost(problem: Problem, u: Floats) -> float:
-    """The objective at one candidate (p,); infinite where the law is not finite there."""
-    residual = np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space))
-    value = float(problem.cost(residual))
-    return value if math.isfinite(value) else math.inf
+def _costs(problem: Problem, signs: Floats, u: Floats) -> Floats:
+    """(S,) the objective at candidates u (S, p) with signs (S, p); infinite where the law is not finite there."""
+    goal, root, cost = transform(problem.y, problem.space), np.sqrt(problem.w), np.empty(len(u))
+    for own in np.unique(signs, axis=0):
+        rows = (signs == own).all(axis=1)
+        cost[rows] = problem.cost(root * (replace(problem, signs=own).model(u[rows])[0] - goal))
+    return np.where(np.isfinite(cost), cost, math.inf)
 
 
 def _robust(problem: Problem, u: Floats, loss: Loss) -> Iterator[Problem]:

@@ -129,9 +129,13 @@ def _step(
     problem: Problem, u: Floats, residual: Floats, jac: Floats, damping: Floats, movable: Bools
 ) -> tuple[Floats, Floats]:
     """The damped Gauss-Newton step (B, p) on the parameters not held at a bound, and the decrease it predicts."""
-    weighted = residual * problem.tempered(residual)
-    hessian = np.swapaxes(jac * problem.tempered(residual)[..., None], 1, 2) @ jac
-    gradient = (jac * weighted[..., None]).sum(axis=1)
+    if problem.delta is None:
+        weighted, bent = residual, jac
+    else:
+        temper = problem.tempered(residual)
+        weighted, bent = residual * temper, jac * temper[..., None]
+    hessian = np.swapaxes(bent, 1, 2) @ jac
+    gradient = (weighted[:, None] @ jac)[:, 0]
     held = ((u <= problem.lower) & (gradient > 0)) | ((u >= problem.upper) & (gradient < 0)) | ~movable
     gradient = np.where(held, 0.0, gradient)
     diagonal = np.einsum("bii->bi", hessian)
