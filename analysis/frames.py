@@ -10,12 +10,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyarrow.lib
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -275,12 +276,17 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
             wanted = [*columns, *(name for name in optional if name in names and name not in columns)]
             table = file.read(columns=wanted, use_threads=False)
         missing = [name for name in columns if name not in names]
-        frame = table.to_pandas(use_threads=False)
+        frame = table.to_pandas(use_threads=False, types_mapper=_list_type)
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(names)}")
     return frame if list(frame.columns) == wanted else frame[wanted]
+
+
+def _list_type(kind: pyarrow.DataType) -> pd.ArrowDtype | None:
+    """Lists stay Arrow's: as one array each they are slow to make and to read."""
+    return pd.ArrowDtype(kind) if pyarrow.types.is_list(kind) else None
 
 
 def stage_table(
@@ -298,9 +304,17 @@ def labels(column: pd.Series) -> NDArray[np.object_]:
     """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
     values = column.tolist()
     try:
-        return np.array(list(map(sys.intern, values)), dtype=object)
+        return _texts(tuple(map(sys.intern, values)))
     except TypeError:  # not all of them are texts
         return np.array([sys.intern(v) if type(v) is str else v for v in values], dtype=object)
+
+
+@lru_cache(maxsize=256)
+def _texts(values: tuple[str, ...]) -> NDArray[np.object_]:
+    """The array of these texts, the same one for the many tables that have the same column."""
+    array = np.array(values, dtype=object)
+    array.flags.writeable = False
+    return array
 
 
 def models(study: Study) -> list[Model]:

@@ -114,7 +114,8 @@ def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
     r = share @ relative[kept].T
     other = {"sqrt-kl-linear": [], "bon": [-(d**2)], "rl": [-d * np.log(np.maximum(d, 1e-300))]}[law]
     design = np.stack([d, *other], axis=2)
-    return np.asarray((np.linalg.pinv(design) @ r[..., None])[..., 0])
+    gram, moment = np.swapaxes(design, 1, 2) @ design, np.swapaxes(design, 1, 2) @ r[..., None]
+    return np.asarray((np.linalg.pinv(gram, hermitian=True) @ moment)[..., 0])
 
 
 class Exponents(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.estimates import Codes, codes
 from analysis.frames import PM_COLUMNS, Study, labels, stage_table
 
 Floats = NDArray[np.float64]
@@ -39,6 +40,11 @@ class HeldOut:
         """From the columns of ``scores.parquet``."""
         columns: dict[str, Any] = {n: labels(frame[n]) if n in LABELS else frame[n].to_numpy(float) for n in PM_COLUMNS}
         return cls(**columns)
+
+    @cached_property
+    def cluster(self) -> Codes:
+        """Conversations as integers."""
+        return codes(self.conversation)
 
     @cached_property
     def difference(self) -> Floats:

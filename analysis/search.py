@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.fit_result import Loss
 from analysis.intervals import Optimum
@@ -58,6 +59,41 @@ def solve(problem: Problem, loss: Loss) -> Found:
     fitted, grad = problem.model(best.u[None])
     optimum = Optimum(problem, best.u, root * (fitted[0] - goal), root[:, None] * grad[0])
     return Found(optimum, best.converged, n_starts, len(starts), best.n_at_best)
+
+
+def solve_each(problems: Sequence[Problem]) -> list[Found]:
+    """``solve`` by least squares for problems of one law and bounds with as many points each, all in one batch; from
+    the best starts on the grid alone, which is fine enough for a law with one exponent."""
+    raw = np.array([p.law.starts(p.x, p.y, p.w * slope_of(p.y, p.space) ** 2) for p in problems])  # (R, S, p)
+    of, (n, tried, width) = problems[0], raw.shape
+    signs, u = np.where(raw < 0, -1.0, 1.0), np.clip(of.law.coordinates(raw), of.lower, of.upper)
+    points = {name: np.array([getattr(p, name) for p in problems]) for name in ("x", "y", "w")}
+
+    def batch(rows: NDArray[np.intp], own_signs: Floats) -> Problem:
+        return replace(of, signs=own_signs, **{name: values[rows] for name, values in points.items()})
+
+    each = batch(np.repeat(np.arange(n), tried), signs.reshape(-1, width))
+    goal, root = transform(each.y, each.space), np.sqrt(each.w)
+    cost = each.cost(root * (each.model(u.reshape(-1, width))[0] - goal)).reshape(n, tried)
+    order = np.argsort(np.where(np.isfinite(cost), cost, math.inf), axis=1, kind="stable")[:, :N_FOLLOWED]
+    followed, which = order.shape[1], np.arange(n)
+    lead = signs[which, order[:, 0]]
+    starts = np.take_along_axis(u, order[..., None], axis=1).reshape(-1, width)
+    found = levenberg(batch(np.repeat(which, followed), np.repeat(lead, followed, axis=0)), starts)
+    ends = found.cost.reshape(n, followed)
+    best = ends.argmin(axis=1)
+    row, settled = which * followed + best, batch(which, lead)
+    fitted, grad = settled.model(found.u[row])
+    root = np.sqrt(settled.w)
+    residual, jac = root * (fitted - transform(settled.y, settled.space)), root[..., None] * grad
+    at_best = (ends <= ends[which, best][:, None] * (1 + 1e-6) + 1e-300).sum(axis=1)
+    return [
+        Found(
+            Optimum(replace(p, signs=lead[i]), found.u[row[i]], residual[i], jac[i]), bool(found.converged[row[i]]),
+            tried, followed, int(at_best[i]),
+        )
+        for i, p in enumerate(problems)
+    ]  # fmt: skip
 
 
 def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:

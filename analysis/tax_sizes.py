@@ -13,7 +13,7 @@ from analysis.bias import METRIC as BIAS
 from analysis.bias import bias_row
 from analysis.estimates import codes, mean
 from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, SHARED_BASE, Study, join_notes, stage_table
-from analysis.items import TASK_KEYS, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
+from analysis.items import TASK_KEYS, Layout, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
 from analysis.reward_paths import Path
 from analysis.tax import judge, judge_map, task_rows
 from analysis.tax_groups import Group, Key
@@ -42,7 +42,7 @@ class TaxTables:
 
 def benchmark_items(study: Study) -> dict[str, Items]:
     """Per-item scores of every finished benchmark stage by task, by its id; checkpoints never reached are excluded."""
-    found = {}
+    found, layouts = {}, list[Layout]()
     for record in (r for r in study.of_kind("benchmark") if study.is_main(r) or _of_recipe(study, r)):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
@@ -51,7 +51,7 @@ def benchmark_items(study: Study) -> dict[str, Items]:
             if bad.any():
                 study.exclude(record.stage_id, f"{int(bad.sum())} items have no finite score", record)
                 frame = frame[~bad]
-            found[record.stage_id] = split_tasks(frame)
+            found[record.stage_id] = split_tasks(frame, layouts)
     return found
 
 
