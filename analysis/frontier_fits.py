@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit_result import FitResult, Note, Param
-from analysis.fits import fit
+from analysis.fits import fit, fit_each
 from analysis.frontier import SCORES, Curve
 from analysis.spread import pool_spread
 
@@ -128,17 +128,17 @@ class Exponents(NamedTuple):
 def run_exponents(curves: list[Curve], name: str = "score_train") -> Exponents:
     """The exponent of every finished run, by stage id."""
     exponents = Exponents({}, {})
-    for curve in curves:
-        if not curve.finished or SCORES[name] not in curve.values:
-            continue
+    measured = [curve for curve in curves if curve.finished and SCORES[name] in curve.values]
+    enough = [curve for curve in measured if curve.resolved().sum() >= MIN_POINTS]
+    results = fit_each("sqrt-kl-power", [points_of(curve, name) for curve in enough])
+    fitted = {curve.record.stage_id: result for curve, result in zip(enough, results, strict=True)}
+    for curve in measured:
         run, n = curve.record.stage_id, int(curve.resolved().sum())
-        if n < MIN_POINTS:
+        k = fitted[run].params["k"].value if run in fitted else None
+        if run not in fitted:
             exponents.failed[run] = f"{n} evaluations with a KL above two standard errors, {MIN_POINTS} are needed"
-            continue
-        result = fit("sqrt-kl-power", *points_of(curve, name), ci="wald")
-        k = result.params["k"].value
-        if result.status == "ok" and k is not None:
+        elif fitted[run].status == "ok" and k is not None:
             exponents.found[run] = k
         else:
-            exponents.failed[run] = result.status.replace("_", " ")
+            exponents.failed[run] = fitted[run].status.replace("_", " ")
     return exponents
