@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.estimates import (
+    Codes,
     Estimate,
     Influence,
     clustered_variance,
@@ -37,8 +38,8 @@ class Term:
 
     value: float
     rows: Floats
-    item: Objects
-    run: Objects
+    item: Objects | Codes
+    run: Objects | Codes
     n: int
 
     def influence(self) -> Influence:
@@ -65,7 +66,11 @@ class Measured:
 
 
 def mean_term(
-    values: ArrayLike, item: Objects, run: Objects, weights: ArrayLike | None = None, n: int | None = None
+    values: ArrayLike,
+    item: Objects | Codes,
+    run: Objects | Codes,
+    weights: ArrayLike | None = None,
+    n: int | None = None,
 ) -> Term | None:
     """The (weighted) mean of ``values``; None without rows. ``n`` defaults to the number of rows."""
     if len(item) == 0:

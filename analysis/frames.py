@@ -266,7 +266,7 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
             study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pyarrow.Table:
     """The named columns of a Parquet file, and of the optional ones those it has; AnalysisError names the file and the
     first missing column."""
     try:
@@ -275,13 +275,18 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
             names = file.schema_arrow.names
             wanted = [*columns, *(name for name in optional if name in names and name not in columns)]
             table = file.read(columns=wanted, use_threads=False)
-        missing = [name for name in columns if name not in names]
-        frame = table.to_pandas(use_threads=False, types_mapper=_list_type)
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
+    missing = [name for name in columns if name not in names]
     if missing:
         raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(names)}")
-    return frame if list(frame.columns) == wanted else frame[wanted]
+    return table.select(wanted)
+
+
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """``read_columns`` as a frame."""
+    table = read_columns(path, columns, optional)
+    return table.to_pandas(use_threads=False, ignore_metadata=True, types_mapper=_list_type)
 
 
 def _list_type(kind: pyarrow.DataType) -> pd.ArrowDtype | None:
@@ -293,16 +298,24 @@ def stage_table(
     study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> pd.DataFrame | None:
     """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
+    table = stage_columns(study, record, name, columns, optional)
+    return None if table is None else table.to_pandas(use_threads=False, ignore_metadata=True, types_mapper=_list_type)
+
+
+def stage_columns(
+    study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pyarrow.Table | None:
+    """``stage_table`` as Arrow's columns, for tables of which there are thousands."""
     try:
-        return read_table(study.folder(record) / name, columns, optional)
+        return read_columns(study.folder(record) / name, columns, optional)
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None
 
 
-def labels(column: pd.Series) -> NDArray[np.object_]:
+def labels(column: pd.Series | pyarrow.ChunkedArray) -> NDArray[np.object_]:
     """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
-    values = column.tolist()
+    values = column.tolist() if isinstance(column, pd.Series) else column.to_pylist()
     try:
         return _texts(tuple(map(sys.intern, values)))
     except TypeError:  # not all of them are texts

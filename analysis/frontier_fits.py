@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -104,10 +105,7 @@ def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:
 
 def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
     """(draws, p) least squares with conversations redrawn, the same draw at every step (fixed seed)."""
-    cluster = curve.cluster
-    groups = int(cluster.max()) + 1
-    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster]
-    share = counts / counts.sum(axis=1, keepdims=True)
+    share = _redrawn_shares(curve.cluster.tobytes())
     relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
     d = np.sqrt(np.maximum(share @ curve.kls[kept].T, 0.0))
@@ -116,6 +114,15 @@ def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
     design = np.stack([d, *other], axis=2)
     gram, moment = np.swapaxes(design, 1, 2) @ design, np.swapaxes(design, 1, 2) @ r[..., None]
     return np.asarray((np.linalg.pinv(gram, hermitian=True) @ moment)[..., 0])
+
+
+@lru_cache(maxsize=8)
+def _redrawn_shares(cluster: bytes) -> Floats:
+    """(draws, P) the share of every prompt in each draw of conversations, from the memory of the prompts' clusters."""
+    cluster_of = np.frombuffer(cluster, dtype=np.intp)
+    groups = int(cluster_of.max()) + 1
+    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster_of]
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
 class Exponents(NamedTuple):

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.answers import confidences
+from analysis.estimates import Codes, codes
 from analysis.frames import labels
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,21 @@ class Stack:
     after: Floats
     higher_is_better: bool
     confidence: tuple[Floats, Floats] | None = None  # before and after, where all runs have them
+
+    @cached_property
+    def item(self) -> Codes:
+        """Clusters as integers."""
+        return codes(self.cluster)
+
+    @cached_property
+    def which(self) -> Codes:
+        """Runs as integers."""
+        return codes(self.run)
+
+    @property
+    def n_items(self) -> int:
+        """Of the run with the most."""
+        return int(np.bincount(self.which).max())
 
     @cached_property
     def loss(self) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.estimates import codes, mean
+from analysis.estimates import mean
 from analysis.frames import Study
 from analysis.frontier import Curve, gold_source
 from analysis.held_out import HeldOut
