@@ -38,7 +38,8 @@ def bin_sums(confidence: Floats, correct: Floats, item: Codes, run: Codes, shape
     """(runs, item clusters, bins) sums of (correct - confidence) over ten equal bins of the confidence in [0, 1]."""
     bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     place = (run * shape[1] + item) * N_BINS + bins
-    return np.bincount(place, correct - confidence, math.prod(shape) * N_BINS).reshape(*shape, N_BINS)
+    sums = np.bincount(place, correct - confidence, math.prod(shape) * N_BINS)
+    return np.asarray(sums.reshape(*shape, N_BINS), dtype=float)
 
 
 def answer_calibration(

@@ -58,7 +58,7 @@ def _refit(best: Optimum, target: Floats) -> Solution:
     problem, draws = best.problem, len(target)
     places, first, level = np.unique(problem.x, axis=0, return_index=True, return_inverse=True)
     if best.jac.shape[1] < len(places) < len(level):
-        w = np.bincount(level.ravel(), weights=problem.w)
+        w = np.asarray(np.bincount(level.ravel(), weights=problem.w), dtype=float)
         share = np.zeros((len(level), len(places)))
         share[np.arange(len(level)), level.ravel()] = problem.w / w[level.ravel()]
         problem, target = replace(problem, x=places, y=problem.y[first], w=w), target @ share

@@ -199,9 +199,10 @@ def _along_training(curve: Curve) -> dict[str, list[Any] | None]:
     """KL and entropy a sampled token, and the share of responses cut off by the limit."""
     found: dict[str, list[Any] | None] = {}
     for name, (column, tokens, summed) in PER_TOKEN.items():
-        values, weights = curve.values.get(column), curve.values.get(tokens)
-        known = values is not None and weights is not None
-        found[name] = _mean(curve, values / weights if known and summed else values, weights) if known else None
+        found[name] = None
+        if column in curve.values and tokens in curve.values:
+            values, weights = curve.values[column], curve.values[tokens]
+            found[name] = _mean(curve, values / weights if summed else values, weights)
     ended = curve.values.get("ended")
     return found | {"truncated": None if ended is None else _mean(curve, 1 - ended)}
 

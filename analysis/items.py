@@ -136,11 +136,11 @@ def split_tasks(frame: pd.DataFrame, layouts: list[Layout] | None = None) -> dic
     if layout is None:
         layout = Layout.of(table)
         known.append(layout)
-    numbers = {name: frame[name].to_numpy(float) for name in ("score", "weight", "chance")}
+    score, weight, chance = (frame[name].to_numpy(float) for name in ("score", "weight", "chance"))
     confidence = confidences(frame.loglikelihoods) if "loglikelihoods" in frame.columns else None
     return {
         task.key: TaskItems(
-            task.key, task.document, task.cluster, *(numbers[name][task.at] for name in ("score", "weight", "chance")),
+            task.key, task.document, task.cluster, score[task.at], weight[task.at], chance[task.at],
             task.higher_is_better, None if confidence is None else confidence[task.at], task.prompt,
         )
         for task in layout.tasks

@@ -64,36 +64,42 @@ def solve(problem: Problem, loss: Loss) -> Found:
 def solve_each(problems: Sequence[Problem]) -> list[Found]:
     """``solve`` by least squares for problems of one law and bounds with as many points each, all in one batch; from
     the best starts on the grid alone, which is fine enough for a law with one exponent."""
-    raw = np.array([p.law.starts(p.x, p.y, p.w * slope_of(p.y, p.space) ** 2) for p in problems])  # (R, S, p)
-    of, (n, tried, width) = problems[0], raw.shape
-    signs, u = np.where(raw < 0, -1.0, 1.0), np.clip(of.law.coordinates(raw), of.lower, of.upper)
-    points = {name: np.array([getattr(p, name) for p in problems]) for name in ("x", "y", "w")}
-
-    def batch(rows: NDArray[np.intp], own_signs: Floats) -> Problem:
-        return replace(of, signs=own_signs, **{name: values[rows] for name, values in points.items()})
-
-    each = batch(np.repeat(np.arange(n), tried), signs.reshape(-1, width))
-    goal, root = transform(each.y, each.space), np.sqrt(each.w)
-    cost = each.cost(root * (each.model(u.reshape(-1, width))[0] - goal)).reshape(n, tried)
-    order = np.argsort(np.where(np.isfinite(cost), cost, math.inf), axis=1, kind="stable")[:, :N_FOLLOWED]
-    followed, which = order.shape[1], np.arange(n)
-    lead = signs[which, order[:, 0]]
-    starts = np.take_along_axis(u, order[..., None], axis=1).reshape(-1, width)
-    found = levenberg(batch(np.repeat(which, followed), np.repeat(lead, followed, axis=0)), starts)
+    starts, signs, tried = _best_of_grids(problems)
+    n, followed, width = starts.shape
+    each = np.arange(n)
+    found = levenberg(_batch(problems, np.repeat(each, followed), signs), starts.reshape(-1, width))
     ends = found.cost.reshape(n, followed)
     best = ends.argmin(axis=1)
-    row, settled = which * followed + best, batch(which, lead)
-    fitted, grad = settled.model(found.u[row])
+    at_best = (ends <= ends[each, best][:, None] * (1 + 1e-6) + 1e-300).sum(axis=1)
+    rows = each * followed + best
+    settled, u = _batch(problems, each, signs), found.u[rows]
+    fitted, grad = settled.model(u)
     root = np.sqrt(settled.w)
     residual, jac = root * (fitted - transform(settled.y, settled.space)), root[..., None] * grad
-    at_best = (ends <= ends[which, best][:, None] * (1 + 1e-6) + 1e-300).sum(axis=1)
     return [
         Found(
-            Optimum(replace(p, signs=lead[i]), found.u[row[i]], residual[i], jac[i]), bool(found.converged[row[i]]),
+            Optimum(replace(one, signs=signs[i]), u[i], residual[i], jac[i]), bool(found.converged[rows[i]]),
             tried, followed, int(at_best[i]),
         )
-        for i, p in enumerate(problems)
+        for i, one in enumerate(problems)
     ]  # fmt: skip
+
+
+def _best_of_grids(problems: Sequence[Problem]) -> tuple[Floats, Floats, int]:
+    """Every problem's best starts (R, S, p), the signs (R, p) of the very best, and the size of the grid."""
+    raw = np.array([one.law.starts(one.x, one.y, one.w * slope_of(one.y, one.space) ** 2) for one in problems])
+    of, n, tried = problems[0], len(raw), raw.shape[1]
+    u = np.clip(of.law.coordinates(raw), of.lower, of.upper)
+    signs = np.where(raw < 0, -1.0, 1.0)
+    cost = np.array([_costs(*each) for each in zip(problems, signs, u, strict=True)])
+    order = np.argsort(cost, axis=1, kind="stable")[:, :N_FOLLOWED]
+    return np.take_along_axis(u, order[..., None], axis=1), signs[np.arange(n), order[:, 0]], tried
+
+
+def _batch(problems: Sequence[Problem], rows: NDArray[np.intp], signs: Floats) -> Problem:
+    """The problems of these indices as one; ``signs`` (R, p)."""
+    x, y, w = (np.array([getattr(one, name) for one in problems])[rows] for name in ("x", "y", "w"))
+    return replace(problems[0], x=x, y=y, w=w, signs=signs[rows])
 
 
 def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:

@@ -148,7 +148,7 @@ def _solved(problem: Problem, u: Floats, goal: Floats, root: Floats) -> Solution
     inverse = np.linalg.pinv(design / scale) / np.swapaxes(scale, 1, 2)
     missing = root * (goal - fitted)
     u = u + (missing @ inverse[0].T if shared else (inverse @ missing[..., None])[..., 0])
-    return Solution(u, problem.cost(root * (problem.model(u)[0] - goal)), np.isfinite(u).all(axis=1))
+    return Solution(u, problem.cost(root * (problem.model(u)[0] - goal)), np.asarray(np.isfinite(u).all(axis=1)))
 
 
 def _step(
