@@ -108,7 +108,7 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
     everywhere = (rows >= 0).all(axis=0)
     if not everywhere.all():
         study.exclude(record.stage_id, f"{(~everywhere).sum()} prompts not evaluated at every step", record)
-    rows = rows[:, everywhere]
+    rows = np.ascontiguousarray(rows[:, everywhere])  # sums of a row then add in the order of its prompts
     if not rows.size:
         return None
     columns = [name for name in frame.columns if name not in EVAL_COLUMNS[:4]]
