@@ -283,12 +283,6 @@ def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = (
     return table.select(wanted)
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """``read_columns`` as a frame."""
-    table = read_columns(path, columns, optional)
-    return table.to_pandas(use_threads=False, ignore_metadata=True, types_mapper=_list_type)
-
-
 def _list_type(kind: pyarrow.DataType) -> pd.ArrowDtype | None:
     """Lists stay Arrow's: as one array each they are slow to make and to read."""
     return pd.ArrowDtype(kind) if pyarrow.types.is_list(kind) else None
