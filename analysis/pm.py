@@ -38,11 +38,15 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _labels(study: Study, pm: PM) -> dict[str, Any]:
     record = pm.record
+    dropped = record.summary.get("dropped") or {}
     return {
         "stage_id": record.stage_id, "model": pm.model.name, "n_params": pm.model.n_params,
         "n_params_total": pm.model.n_params_total, "seed": study.seed(record),
         "seed_base": study.seed(study.base(record)), "half": pm.half, "n_comparisons": pm.n_comparisons,
         "n_trained": record.summary.get("n_comparisons", record.config.get("n_comparisons")), "split": "held_out",
+        "equal_after_truncation": dropped.get("equal_after_truncation"),
+        "truncated": record.summary.get("truncated"),  # absent from what earlier versions wrote
+        "held_out_truncated": record.summary.get("held_out_truncated"),
     }  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def test_sections_can_be_left_out_or_kept_to_some_sizes(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- one thing changed at a time
 
 VARIED = """
-world: {n_comparisons: 4k}
+world: {n_comparisons: 8k}
 seeds: [0, 1]
 sizes: [27k, 100k]
 base: {rate_factor: [0.5, 1, 2]}
@@ -286,7 +286,7 @@ def test_the_test_half_can_be_left_out(tmp_path: Path) -> None:
 def test_classes_that_no_file_has_are_missed_before_anything_runs(
     tmp_path: Path, files: str, key: str, value: str, text: str | None
 ) -> None:
-    (hh_files(tmp_path / "hh") / "other.jsonl").write_text("{}\n")
+    (hh_files(tmp_path / "hh") / "other.jsonl").write_text(8 * "{}\n")
     study = f"data: {{path: hh, files: '{files}'}}\nsizes: [27k]\nppo: null\npm: {{n_comparisons: 8, {key}: {value}}}\n"
     if text is None:
         assert graph_of(tmp_path, study)
@@ -406,7 +406,7 @@ def hh_files(folder: Path) -> Path:
     folder.mkdir()
     for name in ("helpful-base", "harmless-base"):
         row = {"chosen": f"\n\nHuman: {name}?\n\nAssistant: a", "rejected": f"\n\nHuman: {name}?\n\nAssistant: b"}
-        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        (folder / f"{name}.jsonl").write_text(8 * (json.dumps(row) + "\n"))
     return folder
 
 
