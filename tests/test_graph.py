@@ -145,11 +145,11 @@ def test_sections_can_be_left_out_or_kept_to_some_sizes(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- one thing changed at a time
 
 VARIED = """
-world: {n_comparisons: 8k}
+world: {n_comparisons: 4k}
 seeds: [0, 1]
 sizes: [27k, 100k]
 base: {rate_factor: [0.5, 1, 2]}
-pm: {n_comparisons: [256, 1024], rate_factor: [1, 2], helpful_share: [0, 0.25, 0.5], harmless_weight: [1, 3]}
+pm: {n_comparisons: [256, 1024], rate_factor: [1, 2], helpful_share: [0.5, 0.75, 1], harmless_weight: [1, 3]}
 ppo: {rate_factor: [0.5, 1]}
 benchmarks: {tasks: [world_facts]}
 """
@@ -211,9 +211,9 @@ def test_extra_stages_differ_from_the_main_one_in_one_field(tmp_path: Path) -> N
         "base-27k-s0-ratex0.5": {rate: 0.5},
         "base-27k-s0-ratex2": {rate: 2.0},
         "pm-27k-s0-train-1024-ratex2": {rate: 2.0},
-        "pm-27k-s0-train-1024-help0": {"helpful_share": 0.0},
-        "pm-27k-s0-train-1024-help0.25": {"helpful_share": 0.25},
         "pm-27k-s0-train-1024-help0.5": {"helpful_share": 0.5},
+        "pm-27k-s0-train-1024-help0.75": {"helpful_share": 0.75},
+        "pm-27k-s0-train-1024-help1": {"helpful_share": 1.0},
         "pm-27k-s0-train-1024-harmx3": {"harmless_weight": 3.0},
         "ppo-27k-s0-ratex0.5": {rate: 0.5},
     }
