@@ -12,9 +12,8 @@ from analysis.crossed import Term, measure
 from analysis.estimates import codes, mean, paired_difference
 from analysis.frames import MAIN, Study, costs
 from analysis.held_out import HeldOut, sigmoid
+from analysis.pm_baselines import baselines, same_length
 from analysis.pools import PM, Pool, grouped
-
-SAME_LENGTH = 0.1  # of the longer response's characters: pairs that differ by no more are matched in length
 
 
 def pm_rows(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
@@ -70,12 +69,6 @@ def measures(of: HeldOut) -> dict[str, Any]:
     }
 
 
-def same_length(of: HeldOut) -> np.ndarray:
-    """(n,) pairs whose lengths differ by at most a tenth of the longer."""
-    longer = np.maximum(of.length_chosen, of.length_rejected)
-    return np.asarray(np.abs(of.length_chosen - of.length_rejected) <= SAME_LENGTH * longer)
-
-
 def pm_trend(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
     """Accuracy, loss and calibration at each size and number of comparisons, pooled over seeds and halves.
 
@@ -97,9 +90,11 @@ def _trend_rows(study: Study, pools: list[Pool]) -> list[dict[str, Any]]:
         "calibration_slope": slope_term,
     }
     found = {name: measure(pools, quantity) for name, quantity in quantities.items()}
+    beside = baselines(pools, lambda pool, values, kept: pool.term(values, kept))
     return [
         pool.labels
         | {name: of[i].to_proportion() if name == "accuracy" else of[i].to_dict() for name, of in found.items()}
+        | beside[i]
         | {"n_runs": len(pool.pms), "n_chains": len(pool.chains), "note": pool.note(study, found["accuracy"][i])}
         for i, pool in enumerate(pools)
     ]

@@ -34,7 +34,7 @@ from reports.results import (
 
 BY_DATA, BY_SIZE = "by comparisons", "by parameters"
 BAYES, LENGTH, CHANCE = "Bayes ceiling", "the longer one wins", "chance"
-_LEVELS = ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy"))
+LEVELS = ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy"))
 N_VERTICES = 25  # of a curve
 Row = Mapping[str, Any]
 
@@ -102,7 +102,7 @@ def _tranche_cells(row: Row) -> dict[str, Any]:
 def _references(singles: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The levels that length alone and a perfect reader of the labels reach on the same held-out items."""
     rows = []
-    for name, column in _LEVELS:
+    for name, column in LEVELS:
         known = [row[column] for row in singles if has_value(row.get(column))]
         if known:
             cells = estimate_cells(known[-1])
@@ -129,7 +129,7 @@ def _levels(results: Row, group: str) -> dict[str, float]:
     own = [row for row in rows if row["tranche"] == group]
     parts = own or [row for row in rows if row["tranche"].startswith(group)]
     found = {}
-    for name, column in _LEVELS:
+    for name, column in LEVELS:
         known = [row[column] for row in parts if has_value(row.get(column))]
         if known and len(known) == len(parts):
             n = sum(level["n"] for level in known)
@@ -278,6 +278,18 @@ def levelling_handle() -> Line2D:
 def reference_names(table: pd.DataFrame) -> list[Line2D]:
     """A legend entry for each reference level, once, without its value, which differs between panels."""
     names = dict.fromkeys(table[table["layer"] == "reference"]["series"])
+    return [style.reference_handle(name, _DASHES[name]) for name in names]
+
+
+def level_lines(axes: Axes, rows: pd.DataFrame) -> None:
+    """A line over x for each level that differs from place to place (layer ``level``)."""
+    for name, level in rows[rows["layer"] == "level"].groupby("series", sort=False):
+        axes.plot(level["x"], level["y"], color=style.INK, linewidth=0.9, linestyle=_DASHES[str(name)], zorder=1.5)
+
+
+def level_handles(table: pd.DataFrame) -> list[Line2D]:
+    """A legend entry for each such level."""
+    names = dict.fromkeys(table[table["layer"] == "level"]["series"])
     return [style.reference_handle(name, _DASHES[name]) for name in names]
 
 

@@ -87,7 +87,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy by turn of the conversation",
         caption="After figure 8 of Bai et al. (2022). Held-out comparisons by the number of the turn that the two "
         "responses answer; late turns are one class once few conversations reach them. Means over the "
-        "preference models trained on the largest number of comparisons, with 95 % intervals.",
+        "preference models trained on the largest number of comparisons, with 95 % intervals. Dotted: the longer "
+        "response of the same comparisons; dashed, where it is known, the Bayes ceiling.",
         why_empty="the held-out comparisons are all of one turn.",
         table=pm_score_figures.turns_table,
         draw=pm_score_figures.draw_turns,
@@ -99,7 +100,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy against the difference of scores",
         caption="After figure 9 of Bai et al. (2022). Held-out comparisons in ten bins of equal number by the absolute "
         "difference of their two scores, with 95 % intervals. The dashed line is 1 / (1 + exp(−difference)), "
-        "the accuracy that the scores promise: points above it are under-confident, below it over-confident.",
+        "the accuracy that the scores promise: points above it are under-confident, below it over-confident. Dotted: "
+        "how often the longer response is the chosen one in each bin.",
         why_empty="no preference model was scored on enough held-out comparisons.",
         table=pm_score_figures.calibration_table,
         draw=pm_score_figures.draw_calibration,

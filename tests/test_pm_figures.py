@@ -87,6 +87,15 @@ def test_turns_show_accuracy_and_how_many_conversations_reach_them(results: Resu
     pm_score_figures.draw_turns(figure, table)
     figure.draw_without_rendering()
     assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["1", "2", "3", "4+"]
+    assert not (table["layer"] == "level").any()
+    for row in results["pm_turns"]:
+        row |= {"length_accuracy": estimate(0.5 + row["turn"] / 100, 0.01), "bayes_accuracy": estimate(0.8, 0.01)}
+    levels = pm_score_figures.turns_table(results).query("layer == 'level'")
+    assert levels[levels["series"] == pm_figures.LENGTH]["y"].tolist() == pytest.approx([0.51, 0.52, 0.53, 0.54])
+    assert levels[levels["series"] == pm_figures.BAYES]["y"].tolist() == [0.8] * 4
+    figure = Figure()
+    pm_score_figures.draw_turns(figure, pm_score_figures.turns_table(results))
+    assert [line.get_linestyle() for line in figure.axes[1].get_lines()].count(":") == 1
     results["pm_turns"] = [row for row in results["pm_turns"] if row["turn"] == 1]
     assert pm_score_figures.turns_table(results).empty
 
