@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.calibration import N_BINS, N_DRAWS, poisson_draws
+from analysis.crossed import replicates
 from analysis.estimates import Codes, Estimate, codes
 
 Floats = NDArray[np.float64]
@@ -41,8 +43,8 @@ def answer_calibration(
     """Expected calibration error ``before`` and ``after``, each (confidence, correct), and its ``change``.
 
     ECE = sum over bins of |sum(correct - confidence)| / n, of each run and then their mean. Standard errors are from
-    200 Poisson draws of item clusters, shared by both sides and all runs, and of runs. ECE is biased upwards in small
-    samples; the bias is on both sides of the change.
+    200 Poisson draws of item clusters, shared by both sides and all runs, and of runs (``replicates``). ECE is biased
+    upwards in small samples; the bias is on both sides of the change.
     """
     items, runs = codes(item), codes(run)
     shape = (int(runs.max()) + 1, int(items.max()) + 1)
@@ -51,7 +53,9 @@ def answer_calibration(
     sums = [bin_sums(*side, items, runs, shape) for side in (before, after)]
     of_items = poisson_draws(shape[1])
     chance = np.random.default_rng(1)  # another stream than that of items
-    of_runs = chance.poisson(1.0, (N_DRAWS, shape[0])) if shape[0] > 1 else np.ones((N_DRAWS, 1))
+    unit = replicates(pd.unique(np.asarray(run)))  # of every run
+    of_units = chance.poisson(1.0, (N_DRAWS, int(unit.max()) + 1)) if shape[0] > 1 else np.ones((N_DRAWS, 1))
+    of_runs = of_units[:, unit]
     drawn_n = np.maximum(of_items @ counts.T, 1.0)  # (draws, runs)
     one = np.ones((1, shape[1]))
     values, drawn = [], []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.crossed import replicates
 from analysis.estimates import Influence, codes, crossed_estimate, influences
 from analysis.items import TASK_KEYS, Pair, stack
 from analysis.tax import floored
@@ -25,7 +26,7 @@ def bias_row(pairs: Sequence[Pair]) -> dict[str, Any] | None:
     after_weight = np.concatenate([pair.weight if pair.weight_after is None else pair.weight_after for pair in pairs])
     if not both.weight.any() or not after_weight.any():
         return None
-    item, run = codes(both.cluster), codes(both.run)
+    item, run = codes(both.cluster), replicates(both.run)
     value_before, rows_before = influences(both.before, both.weight)
     value_after, rows_after = influences(both.after, after_weight)
     sides = {

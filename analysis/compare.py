@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.compare_reward import equal_reward_across
 from analysis.frames import AnalysisError
-from analysis.results import SCHEMA, analyze
+from analysis.results import SCHEMA, analyze, clean, flatten
 
 KEYS = ("task", "format", "k_shot", "metric", "model", "n_params", "before", "at")
 
@@ -29,9 +30,9 @@ def load_results(runs: Path) -> dict[str, Any]:
 
 
 def compare(runs: list[Path]) -> dict[str, Any]:
-    """``{"schema", "studies", "synthetic", "tax", "pooled", "tax_per_reward"}``: every study's rows with a ``study``
-    column, ordered so that the same task at the same size stands together. Studies are told apart by directory where
-    their names agree."""
+    """``{"schema", "studies", "synthetic", "tax", "pooled", "tax_per_reward", "at_equal_reward", "notes"}``: every
+    study's rows with a ``study`` column, ordered so that the same task at the same size stands together, and recipes
+    beside each other at equal gold reward. Studies are told apart by directory where their names agree."""
     loaded = [load_results(path) for path in runs]
     names = [str(results["study"]["name"]) for results in loaded]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, runs, strict=True)]
@@ -44,13 +45,20 @@ def compare(runs: list[Path]) -> dict[str, Any]:
     for rows in tables.values():
         rows.sort(key=_place)
     synthetic = [label for label, results in zip(labels, loaded, strict=True) if results["synthetic"]]
-    return {"schema": SCHEMA, "studies": labels, "synthetic": synthetic, **tables}
+    rows, notes = equal_reward_across(list(zip(labels, runs, strict=True)))
+    compared = {"at_equal_reward": clean(rows), "notes": notes}
+    return {"schema": SCHEMA, "studies": labels, "synthetic": synthetic, **tables, **compared}
 
 
 def _place(row: dict[str, Any]) -> tuple[str, ...]:
     number = f"{row['n_params'] or 0:020d}"
     return (str(row.get("task", "")), str(row.get("format", "")), f"{row['k_shot']:04d}", number, str(row["at"]),
             str(row["before"]), str(row["study"]))  # fmt: skip
+
+
+def equal_reward_table(compared: dict[str, Any]) -> pd.DataFrame:
+    """The rows at equal gold reward, flat: estimates as columns, lists joined."""
+    return pd.DataFrame([flatten(row) for row in compared["at_equal_reward"]])
 
 
 def side_by_side(compared: dict[str, Any]) -> pd.DataFrame:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.estimates import (
+    Codes,
     Estimate,
     Influence,
     clustered_variance,
@@ -42,7 +44,15 @@ class Term:
     n: int
 
     def influence(self) -> Influence:
-        return Influence(self.value, self.rows, codes(self.item), codes(self.run))
+        return Influence(self.value, self.rows, codes(self.item), replicates(self.run))
+
+
+def replicates(run: Objects) -> Codes:
+    """(R,) what was drawn independently, as integers: the base model of each row's run, since runs on one base share
+    its error; the run itself where all are on one base, so that what is measured is given that base."""
+    run_codes, names = pd.factorize(run)
+    bases = codes([base_of(str(name)) for name in names])
+    return np.asarray(bases[run_codes] if len(bases) and bases.max() > 0 else run_codes)
 
 
 @dataclass(frozen=True)

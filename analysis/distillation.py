@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.crossed import Term, combine, mean_term, measure
 from analysis.estimates import mean
-from analysis.frames import SHARED_BASE, Model, Study, join_notes, stage_table
+from analysis.frames import Model, Study, join_notes, stage_table
 from hh_scaling.records import Record, read_jsonl
 
 KIND = "context_distillation"
@@ -75,7 +75,7 @@ def distillation_rows(study: Study) -> list[dict[str, Any]]:
         for i, (student, _) in enumerate(here):
             values = {name: found[i].to_dict() for name, found in own.items()}
             values |= {name: found[i].to_difference() for name, found in changed.items()}
-            shared = SHARED_BASE if study.shares_base(student.records) else None
+            shared = study.base_note(student.records)
             note = join_notes(own["nats_distilled"][i].note, shared)
             rows.append(_labels(study, student) | {"part": part, **values, "note": note})
     return sorted(rows, key=lambda row: (row["n_params"], row["model"]))

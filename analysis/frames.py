@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -211,10 +211,9 @@ class Study:
         configs = [stage.get("config", {}) for stage in self.described["stages"] if stage["kind"] == kind]
         return tuple(dict.fromkeys(str(c["size"]["name"]) for c in configs if c.get("size")))
 
-    def shares_base(self, records: Sequence[Record]) -> bool:
-        """Whether several chains (base and seed) among ``records`` descend from one base stage."""
-        bases = {(base.stage_id if (base := self.base(r)) else self.model(r).name): None for r in records}
-        return len(bases) < len({self.chain(record) for record in records})
+    def base_note(self, records: Sequence[Record]) -> str | None:
+        """What is to be said where several chains among ``records`` descend from one base (``base_note``)."""
+        return base_note({self.chain(record) for record in records})
 
     def chain(self, record: Record) -> str:
         """What replicates: the base model and the seed that a run descends from."""
@@ -225,6 +224,14 @@ class Study:
 def base_of(chain: str) -> str:
     """The base model of a chain (``Study.chain``)."""
     return chain.rsplit("/", 1)[0]
+
+
+def base_note(chains: Collection[str]) -> str | None:
+    """What the interval over these chains of one size is about, where some share a base (``crossed.replicates``)."""
+    bases = {base_of(chain) for chain in chains}
+    if len(bases) == len(chains):
+        return None
+    return SHARED_BASE if len(bases) == 1 else f"{len(chains)} runs on {len(bases)} bases: the interval is over bases"
 
 
 def load_study(root: Path) -> Study:

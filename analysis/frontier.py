@@ -45,6 +45,7 @@ class Curve:
     conversation: NDArray[np.object_]  # (P,) of each prompt, the same names in every run
     prompts: tuple[int, ...]  # (P,) prompt ids
     values: dict[str, Floats] = field(default_factory=dict)  # column of evals.parquet -> (S, P); all-null ones absent
+    chain: str = ""  # base and seed; empty where a run counts alone
 
     @property
     def cluster(self) -> Codes:
@@ -127,6 +128,7 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
         conversation=first.conversation.to_numpy(object),
         prompts=tuple(first.prompt_id),
         values={name: v for name, v in values.items() if np.isfinite(v).all()},
+        chain=study.chain(record),
     )
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.crossed import replicates
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
+from analysis.frames import base_note
 from analysis.frontier import SCORES, Curve
 from analysis.spread import pool_spread
 
@@ -71,14 +73,18 @@ def censored(runs: Sequence[Curve]) -> tuple[Note, ...]:
 
 
 def pooled_runs(law: str, runs: list[Curve], name: str, group: str) -> FitResult:
-    """A law over all runs of a size, clustered by run; with one run, that run's own fit."""
+    """A law over all runs of a size, clustered by what replicates (``crossed.replicates``: run, or base where the runs
+    are on several); with one run, that run's own fit."""
     if len(runs) == 1:
         return one_run(law, runs[0], name, group)
     parts = [points_of(curve, name) for curve in runs]
-    run = np.repeat([curve.record.stage_id for curve in runs], [len(x) for x, _ in parts])
+    chains = np.array([curve.chain or curve.record.stage_id for curve in runs], dtype=object)
+    run = np.repeat(replicates(chains), [len(x) for x, _ in parts])
     x, y = (np.concatenate(side) for side in zip(*parts, strict=True))
     result = fit(law, x, y, cluster=run, group=group, x_names=("sqrt_kl",), y_name=name)
-    return replace(result, notes=(*result.notes, *censored(runs)))
+    told = base_note(set(chains))
+    shared = (Note("shared_base", told),) if told is not None else ()
+    return replace(result, notes=(*result.notes, *shared, *censored(runs)))
 
 
 def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:

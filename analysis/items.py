@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 Objects = NDArray[np.object_]
 TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
 TASK_KEYS = ["task", "format", "k_shot", "metric"]
+K_SHOT: Final = 2  # their places
+METRIC: Final = 3
 PROMPTS_DIFFER = "(a chat template or other examples on one side?); --allow-different-prompts compares them"
 UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity", "bias")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.crossed import Measured, mean_term, size_slope
+from analysis.crossed import Measured, mean_term, replicates, size_slope
 from analysis.estimates import Cell, Estimate, crossed_means
-from analysis.frames import SHARED_BASE, Study, join_notes
+from analysis.frames import Study, join_notes
 from analysis.frontier import Curve, spread
 from analysis.held_out import HeldOut
 
@@ -41,7 +41,7 @@ def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOu
         "kl_after_peak": lambda curve: to_end(curve, f"kl_{curve.estimator}"),
         "parting": lambda curve: parting(study, curve, scores),
     }
-    found = {name: _by_size(sizes, measure) for name, measure in measures.items()}
+    found = {name: _by_size(study, sizes, measure) for name, measure in measures.items()}
     return [
         {"model": model.name, "n_params": model.n_params} | _row(study, runs, {name: found[name][i] for name in found})
         for i, (model, runs) in enumerate(zip(models, sizes, strict=True))
@@ -50,8 +50,7 @@ def overoptimisation(study: Study, curves: list[Curve], scores: dict[str, HeldOu
 
 def _row(study: Study, runs: list[Curve], found: dict[str, Measured]) -> dict[str, Any]:
     """The columns of one size beside its labels."""
-    shared = SHARED_BASE if study.shares_base([curve.record for curve in runs]) else None
-    note = join_notes(*(m.note for m in found.values()), shared)
+    note = join_notes(*(m.note for m in found.values()), study.base_note([curve.record for curve in runs]))
     verdict = gold_verdict({name: m.estimate for name, m in found.items()}, all(map(left_peak, runs)))
     return {
         "n_runs": len(runs), "peak_sqrt_kl": _mean_peak(runs), **{name: m.to_dict() for name, m in found.items()},
@@ -64,10 +63,10 @@ def usable(curve: Curve) -> bool:
     return curve.finished and len(curve.steps) > 1
 
 
-def _by_size(sizes: list[list[Curve]], measure: Callable[[Curve], Floats | None]) -> list[Measured]:
+def _by_size(study: Study, sizes: list[list[Curve]], measure: Callable[[Curve], Floats | None]) -> list[Measured]:
     """A per-prompt measure's mean over prompts and runs at every size."""
     measured = [[(c, v) for c in runs if (v := measure(c)) is not None] for runs in sizes]
-    found = iter(crossed_means([_cell(parts) for parts in measured if parts]))
+    found = iter(crossed_means([_cell(study, parts) for parts in measured if parts]))
     return [_measured(parts, *next(found)) if parts else Measured() for parts in measured]
 
 
@@ -75,10 +74,11 @@ def _measured(parts: list[tuple[Curve, Floats]], estimate: Estimate, note: str |
     return Measured(replace(estimate, n=max(len(values) for _, values in parts)), note)
 
 
-def _cell(measured: list[tuple[Curve, Floats]]) -> Cell:
+def _cell(study: Study, measured: list[tuple[Curve, Floats]]) -> Cell:
     items = np.concatenate([curve.conversation for curve, _ in measured])
-    runs = np.repeat([curve.record.stage_id for curve, _ in measured], [len(values) for _, values in measured])
-    return Cell(np.concatenate([values for _, values in measured]), items, runs)
+    chains = np.array([study.chain(curve.record) for curve, _ in measured], dtype=object)
+    runs = np.repeat(chains, [len(values) for _, values in measured])
+    return Cell(np.concatenate([values for _, values in measured]), items, replicates(runs))
 
 
 # ---------------------------------------------------------------- the gold score's peak
@@ -212,4 +212,4 @@ def cut_at(curve: Curve, place: float) -> Curve:
 
 def pooled_parting(study: Study, curves: list[Curve], scores: dict[str, HeldOut]) -> Estimate | None:
     """The parting over all finished runs of all sizes, prompts crossed with runs; None without any."""
-    return _by_size([[c for c in curves if usable(c)]], lambda curve: parting(study, curve, scores))[0].estimate
+    return _by_size(study, [[c for c in curves if usable(c)]], lambda curve: parting(study, curve, scores))[0].estimate

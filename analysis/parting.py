@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.cells import Cell, Floats, Key, Row, Scores, pm_model, rises
 from analysis.crossed import Measured, Term, mean_term, measure
 from analysis.equal_kl import Along, gap
-from analysis.frames import SHARED_BASE, Model, Study, join_notes
+from analysis.frames import Model, Study, join_notes
 from analysis.frontier import Curve, test_columns
 
 MIN_STEPS = 3  # evaluations after the start, for a curve of two coefficients
@@ -87,7 +87,7 @@ class _Parting:
             train, test = found.get(("train", cell.train_pm.name)), found.get(("test", pm.name))
             if train is None or test is None:
                 continue
-            run = curve.record.stage_id
+            run = study.chain(curve.record)
             ends.append(Part(run, curve.conversation, (train - test)[-1]))
             reach.append(float(curve.sqrt_kl().max()))
             if (place := parting_place(curve.kls, train - test)) is not None:
@@ -95,7 +95,7 @@ class _Parting:
         return cls(cell, pm, ends, places, min(reach, default=0.0))
 
     def row(self, study: Study, end: Measured, place: Measured) -> Row:
-        shared = SHARED_BASE if study.shares_base([c.record for c in self.cell.runs]) else None
+        shared = study.base_note([c.record for c in self.cell.runs])
         return self.cell.labels | {
             "test_pm": self.pm.name, "test_pm_n_params": self.pm.n_params,
             "n_runs": len(self.ends), "n_reached": len(self.places), "reach": self.reach,

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.crossed import Measured, Term, combine
 from analysis.estimates import influences
-from analysis.frames import MAIN, SHARED_BASE, Model, Setting, Study, base_of, join_notes
+from analysis.frames import MAIN, Model, Setting, Study, base_of, join_notes
 from analysis.held_out import KINDS, Bools, Floats, HeldOut, Objects
 from hh_scaling.records import Record
 
@@ -152,9 +152,8 @@ class Pool:
         return Term(value, influence, self.scores.conversation[kept], self.chain[kept], n)
 
     def note(self, study: Study, *measured: Measured) -> str | None:
-        """What the measurements say of themselves, and whether all chains share one base."""
-        shared = len(self.bases) == 1 and study.shares_base([pm.record for pm in self.pms])
-        return join_notes(*(m.note for m in measured), SHARED_BASE if shared else None)
+        """What the measurements say of themselves, and which chains share a base."""
+        return join_notes(*(m.note for m in measured), study.base_note([pm.record for pm in self.pms]))
 
 
 def with_both_kinds(pools: Iterable[Pool]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.frames import SHARED_BASE, Model, Study, join_notes, stage_table
+from analysis.frames import Model, Study, join_notes, stage_table
 from analysis.frontier import Curve, spread
 from analysis.held_out import Floats, HeldOut, Objects
 from analysis.overoptimisation import LAST
@@ -175,7 +175,7 @@ def _ppo_run(study: Study, curve: Curve, scores: dict[str, HeldOut], yardstick: 
 
 def _ppo_arm(study: Study, members: list[tuple[Curve, Run]]) -> Arm:
     collapsed = sum(not curve.finished for curve, _ in members)
-    shared = SHARED_BASE if study.shares_base([curve.record for curve, _ in members]) else None
+    shared = study.base_note([curve.record for curve, _ in members])
     note = join_notes(f"{collapsed} collapsed policies included" if collapsed else None, shared)
     root = float(np.mean([curve.sqrt_kl()[-LAST:].mean() for curve, _ in members]))
     return Arm(tuple(run for _, run in members), root, collapsed, note)

@@ -84,7 +84,8 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     all_curves = frontier.load_curves(study)
     curves = [curve for curve in all_curves if study.is_main(curve.record)]
     items = tax_sizes.benchmark_items(study)
-    tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, curves, items))
+    tuned = [curve for curve in all_curves if study.is_recipe(curve.record)]
+    tax = tax_sizes.tax_tables(study, items, margin, bits_margin, tax_paths(study, tuned, items))
     data = study.of_kind("data")
     pools, lines = load_ways(study, "best_of_n"), load_ways(study, "interpolation")
     crossed, crossed_fits = robustness(study, all_curves, scores)

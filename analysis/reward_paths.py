@@ -109,9 +109,14 @@ def interpolated_paths(
         for line in study.main_of_kind("interpolation"):
             if line.parents.get("policy") == path.record.stage_id:
                 places = _line_places(study, line, curve, items)
-                recipe = f"{path.recipe} interpolated"
+                recipe = interpolated(path.recipe)
                 found += [replace(path, recipe=recipe, places=(*places, *end))] if places else []
     return found
+
+
+def interpolated(recipe: str) -> str:
+    """The recipe of weights between the policies of ``recipe`` and what they started from."""
+    return f"{recipe} interpolated"
 
 
 def _line_places(study: Study, line: Record, curve: Curve, items: Mapping[str, Items]) -> list[Place]:

@@ -17,7 +17,7 @@ from analysis.equal_kl import Along, gap
 from analysis.estimates import Codes, Estimate, codes, mean
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
-from analysis.frames import EVAL_COLUMNS, SHARED_BASE, Model, Study, costs, join_notes, stage_table
+from analysis.frames import EVAL_COLUMNS, Model, Study, costs, join_notes, stage_table
 from analysis.frontier import PLAIN, SCORES, Curve, square_root, test_columns
 from hh_scaling.records import Record
 
@@ -224,7 +224,8 @@ def equal_kl_rows(study: Study, ways: Sequence[Way], curves: Sequence[Curve]) ->
             [(w, c) for w, c in pairs if w.model == model and column in w.values and column in c.values]
             for model in models
         ]
-        cells = [_Compared.of(model, members, column) for model, members in zip(models, sizes, strict=True) if members]
+        known = [(model, members) for model, members in zip(models, sizes, strict=True) if members]
+        cells = [_Compared.of(study, model, members, column) for model, members in known]
         found = iter(measure([cell for cell in cells if cell.values.size], _Compared.term))
         rows += [_equal_kl_row(study, cell, name, next(found) if cell.values.size else Measured()) for cell in cells]
     return sorted(rows, key=lambda row: (row["n_params"], row["model"]))
@@ -242,9 +243,9 @@ class _Compared:
     sqrt_kl: Floats
 
     @classmethod
-    def of(cls, model: Model, members: list[tuple[Way, Curve]], column: str) -> _Compared:
+    def of(cls, study: Study, model: Model, members: list[tuple[Way, Curve]], column: str) -> _Compared:
         parts = [(way, *_gap(way, curve, column)) for way, curve in members]
-        runs = [np.full(len(values), way.record.stage_id, dtype=object) for way, values, _, _ in parts]
+        runs = [np.full(len(values), study.chain(way.record), dtype=object) for way, values, _, _ in parts]
         values, items, places = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
         return cls(model, tuple(part[0] for part in parts), values, items, np.concatenate(runs), places)
 
@@ -277,7 +278,7 @@ def _equal_kl_row(study: Study, cell: _Compared, score: str, measured: Measured)
         low, high = difference["low"], difference["high"]
         decided = low is not None and (low > 0 or high < 0)
         verdict = (WINNER[kind] if low > 0 else "PPO") if decided else "inconclusive"
-    shared = SHARED_BASE if study.shares_base([way.record for way in cell.ways]) else None
+    shared = study.base_note([way.record for way in cell.ways])
     return {
         "way": kind, "model": cell.model.name, "n_params": cell.model.n_params, "score": score,
         "n_runs": len(set(cell.runs)), "n_places": len(cell.sqrt_kl),

@@ -1,8 +1,8 @@
 """The alignment tax: the paired loss of quality from before to after RLHF, positive where RLHF costs something.
 
 Every row compares the same items before and at a checkpoint. Items are shared by all runs of a size, so items and
-runs are crossed; verdicts are taken on the chance-normalised scale D / (1 - chance), or on the raw scale of
-scores that have no chance level (bits per byte).
+runs are crossed, and runs on one of several bases count as one; verdicts are taken on the chance-normalised scale
+D / (1 - chance), or on the raw scale of scores that have no chance level (bits per byte).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.answers import answer_calibration
-from analysis.crossed import Term, mean_term
+from analysis.crossed import Term, mean_term, replicates
 from analysis.estimates import (
     Cell,
     Estimate,
@@ -77,7 +77,7 @@ def normalised_taxes(sizes: Sequence[Sequence[Pair]]) -> list[Estimate]:
 
 
 def _cell(of: Stack, values: Floats) -> Cell:
-    return Cell(values, of.cluster, of.run, of.weight)
+    return Cell(values, of.cluster, replicates(of.run), of.weight)
 
 
 def _term(of: Stack, values: Floats) -> Term | None:
@@ -221,9 +221,13 @@ def pooled_taxes(sizes: Sequence[Mapping[str, Sequence[Pair]]]) -> list[Pooled]:
     suites = [_suite(by_task) for by_task in sizes]
     found = crossed_estimates([influence for influence, _ in suites])
     return [
-        Pooled(_raised(estimate, by_task), tuple(sorted(by_task)), note, influence.n_runs, _sums(influence, cluster))
+        Pooled(_raised(estimate, by_task), tuple(sorted(by_task)), note, _n_runs(by_task), _sums(influence, cluster))
         for by_task, (influence, cluster), (estimate, note) in zip(sizes, suites, found, strict=True)
     ]
+
+
+def _n_runs(by_task: Mapping[str, Sequence[Pair]]) -> int:
+    return len({pair.run for pairs in by_task.values() for pair in pairs})
 
 
 def _raised(estimate: Estimate, by_task: Mapping[str, Sequence[Pair]]) -> Estimate:
@@ -244,8 +248,8 @@ def _suite(by_task: Mapping[str, Sequence[Pair]]) -> tuple[Influence, Objects]:
         clusters.append(one.cluster)
         runs.append(one.run)
     cluster = np.concatenate(clusters)
-    together = Influence(float(np.mean(values)), np.concatenate(rows), codes(cluster), codes(np.concatenate(runs)))
-    return together, cluster
+    of_runs = replicates(np.concatenate(runs))
+    return Influence(float(np.mean(values)), np.concatenate(rows), codes(cluster), of_runs), cluster
 
 
 def _sums(influence: Influence, cluster: Objects) -> dict[str, float]:

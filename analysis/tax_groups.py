@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from analysis.frames import Model
+from analysis.frames import Model, base_note
 from analysis.items import Pair, TaskKey
 from analysis.reward_paths import Rise
 
@@ -21,13 +21,12 @@ class Group:
     bias: dict[TaskKey, list[Pair]] = field(default_factory=lambda: defaultdict(list))  # the same of bias scores
     at_sqrt_kl: dict[str, float] = field(default_factory=dict)  # by run
     collapsed: set[str] = field(default_factory=set)  # runs whose policy diverged
-    bases: set[str] = field(default_factory=set)  # stage ids of the base models the runs descend from
     rises: dict[str, Rise] = field(default_factory=dict)  # of the gold score there, by run; absent where not measured
 
     @property
-    def shares_base(self) -> bool:
-        """Whether several runs descend from one base model."""
-        return len(self.bases) < len({pair.run for pairs in self.pairs.values() for pair in pairs})
+    def note(self) -> str | None:
+        """What is to be said where several runs descend from one base model."""
+        return base_note({pair.run for pairs in self.pairs.values() for pair in pairs})
 
     def kept(self, at: str) -> dict[TaskKey, list[Pair]]:
         """The pairs that enter means, trends and claims: at the end without those of collapsed policies."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from analysis.bias import METRIC as BIAS
 from analysis.crossed import Term, combine, mean_term, measure
-from analysis.frames import Model, Study
-from analysis.items import Pair, TaskKey, normaliser, pair_items, stack
+from analysis.frames import Model, Study, base_note, join_notes
+from analysis.items import K_SHOT, Pair, TaskKey, normaliser, pair_items, stack
 from analysis.judging import by_sign
 from analysis.ratios import ratios
 from analysis.reward_paths import Items, Path, Rise, common_reward
@@ -53,8 +53,6 @@ def _add_path(study: Study, groups: dict[Key, Group], path: Path, reward: float,
         if place is None:
             continue
         group = groups.setdefault((path.recipe, path.model.name, before, place.at), Group(path.model))
-        base = study.base(path.record)
-        group.bases.add("" if base is None else base.stage_id)
         group.at_sqrt_kl[path.chain] = place.sqrt_kl
         group.rises[path.chain] = (place.rise, path.conversation)
         for key, pair in _pairs(path, before_items, place.items).items():
@@ -129,37 +127,50 @@ def equal_reward_rows(paths: Sequence[Path], befores: Befores) -> list[dict[str,
         for other in others:
             chains = sorted(set(recipes[plain]) & set(recipes[other]))
             both = [[recipes[name][chain] for chain in chains] for name in (plain, other)]
-            rows += _compared(model, plain, other, both, befores)
+            shots = sorted({key[K_SHOT] for path in recipes[plain].values() for key in path.start})
+            rows += _compared(model, (plain, other), both, befores, shots)
     return rows
 
 
 def _compared(
-    model: Model, plain: str, other: str, both: Sequence[Sequence[Path]], befores: Befores
+    model: Model, names: tuple[str, str], both: Sequence[Sequence[Path]], befores: Befores, shots: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """One row per kind of origin; without numbers where the runs reached no common reward."""
-    labels = {"model": model.name, "n_params": model.n_params, "recipe": plain, "other": other}
+    """One row per kind of origin and number of shots; without numbers where the runs reached no common reward."""
+    labels = {"model": model.name, "n_params": model.n_params, "recipe": names[0], "other": names[1]}
     reward = common_reward([path for paths in both for path in paths])
     empty: dict[str, Any] = {"reward": reward, "tasks": [], "n_seeds": len(both[0])}
     empty |= dict.fromkeys(("tax", "other_tax", "difference", "note")) | {"verdict": "inconclusive"}
     if reward is None:
         note = NO_REWARD if both[0] else "no chain has both recipes"
-        return [labels | {"before": "base"} | empty | {"note": note}]
+        return [labels | {"before": "base", "k_shot": k_shot} | empty | {"note": note} for k_shot in shots]
+    shared = base_note({path.chain for path in both[0]})
     rows = []
     for before in dict.fromkeys(name for name, _ in befores(both[0][0].record)):
-        one, two = (_at_reward(paths, before, befores, reward) for paths in both)
-        tasks = poolable(one, [task_rows([pairs])[0] for pairs in one.values()])
-        shared = {name: pairs for name, pairs in tasks.items() if pairs[0].key in two}
-        terms = (mean_tax_term(shared), mean_tax_term({name: two[pairs[0].key] for name, pairs in shared.items()}))
-        found = [measure([term], lambda same: same)[0] for term in (*terms, combine((1, terms[0]), (-1, terms[1])))]
-        known = {"tax": found[0].to_dict(), "other_tax": found[1].to_dict(), "difference": found[2].to_difference()}
-        low, high = (None, None) if found[2].estimate is None else found[2].estimate.interval()
-        cheaper = {"supported": other, "contradicted": plain}.get(by_sign(low, high), "inconclusive")
-        said = {"tasks": sorted(shared), "verdict": cheaper, "note": found[2].note if shared else "no common task"}
-        rows.append(labels | {"before": before} | empty | known | said)
+        sides = [pairs_at_reward(paths, before, befores, reward) for paths in both]
+        for k_shot in shots:
+            one, two = ({key: pairs for key, pairs in side.items() if key[K_SHOT] == k_shot} for side in sides)
+            found = _side_by_side(one, two, names)
+            place = {"before": before, "k_shot": k_shot}
+            rows.append(labels | place | empty | found | {"note": join_notes(found["note"], shared)})
     return rows
 
 
-def _at_reward(paths: Sequence[Path], before: str, befores: Befores, reward: float) -> dict[TaskKey, list[Pair]]:
+def _side_by_side(
+    one: dict[TaskKey, list[Pair]], two: dict[TaskKey, list[Pair]], names: tuple[str, str]
+) -> dict[str, Any]:
+    """The mean tax of either recipe over the tasks that both took, their difference, and whose is less."""
+    tasks = poolable(one, [task_rows([pairs])[0] for pairs in one.values()])
+    shared = {name: pairs for name, pairs in tasks.items() if pairs[0].key in two}
+    terms = (mean_tax_term(shared), mean_tax_term({name: two[pairs[0].key] for name, pairs in shared.items()}))
+    found = [measure([term], lambda same: same)[0] for term in (*terms, combine((1, terms[0]), (-1, terms[1])))]
+    known = {"tax": found[0].to_dict(), "other_tax": found[1].to_dict(), "difference": found[2].to_difference()}
+    low, high = (None, None) if found[2].estimate is None else found[2].estimate.interval()
+    cheaper = {"supported": names[1], "contradicted": names[0]}.get(by_sign(low, high), "inconclusive")
+    note = found[2].note if shared else "no common task"
+    return known | {"tasks": sorted(shared), "verdict": cheaper, "note": note}
+
+
+def pairs_at_reward(paths: Sequence[Path], before: str, befores: Befores, reward: float) -> dict[TaskKey, list[Pair]]:
     """The paired items of all paths where their gold score had risen by ``reward``, by task."""
     found: dict[TaskKey, list[Pair]] = defaultdict(list)
     for path in paths:

@@ -12,9 +12,19 @@ import numpy as np
 from analysis.bias import METRIC as BIAS
 from analysis.bias import bias_row
 from analysis.estimates import codes, mean
-from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, SHARED_BASE, Study, join_notes, stage_table
-from analysis.items import TASK_KEYS, TaskItems, TaskKey, is_bounded, normaliser, pair_items, split_tasks
-from analysis.reward_paths import Path
+from analysis.frames import ITEM_COLUMNS, ITEM_DETAILS, Study, join_notes, stage_table
+from analysis.items import (
+    K_SHOT,
+    METRIC,
+    TASK_KEYS,
+    TaskItems,
+    TaskKey,
+    is_bounded,
+    normaliser,
+    pair_items,
+    split_tasks,
+)
+from analysis.reward_paths import Path, interpolated
 from analysis.tax import judge, judge_map, task_rows
 from analysis.tax_groups import Group, Key
 from analysis.tax_pooled import Tasks, one_suite, poolable, pooled_rows
@@ -23,7 +33,6 @@ from analysis.tax_trend import trend_over_sizes, trend_suites
 from hh_scaling.records import Record, config_hash
 
 Items = dict[TaskKey, TaskItems]
-K_SHOT, METRIC = TASK_KEYS.index("k_shot"), TASK_KEYS.index("metric")
 TUNED = ("ppo", "interpolation")  # kinds of stage whose weights a policy's training moved
 
 
@@ -62,14 +71,15 @@ def _of_recipe(study: Study, record: Record) -> bool:
 
 def benchmark_rows(study: Study, items: dict[str, Items]) -> list[dict[str, Any]]:
     """One row per benchmarked model and task: its score clustered by document, raw and chance-normalised."""
-    rows = []
+    rows, named = [], recipes(study)
     for stage_id, tasks in items.items():
         record = study.records[stage_id]
         model, parent = study.model(record), study.parent(record, "model")
+        tuned = policy_of(study, record.parents["model"]) if parent is not None and parent.kind in TUNED else None
         labels = {
             "stage_id": stage_id, "model": model.name, "n_params": model.n_params, "seed": study.seed(record),
             "stage_kind": parent.kind if parent else None, "at": record.config.get("at"),
-            "at_sqrt_kl": record.summary.get("at_sqrt_kl"),
+            "at_sqrt_kl": record.summary.get("at_sqrt_kl"), "recipe": tuned and named.get(tuned.stage_id),
         }  # fmt: skip
         cut = record.summary.get("truncated") or {}
         rows += [
@@ -148,8 +158,7 @@ def _task_families(
     for group, family in zip(groups, rows, strict=True):
         if group.collapsed:
             _add_note(family, f"{len(group.collapsed)} collapsed policies included")
-        if group.shares_base:
-            _add_note(family, SHARED_BASE)
+        _add_note(family, group.note)
     return rows
 
 
@@ -168,8 +177,7 @@ def _add_means(tables: TaxTables, labels: dict[str, Any], groups: list[Group], u
             row["note"] = "every policy collapsed"
         elif left_out:
             _add_note([row], f"{len(left_out)} collapsed policies left out")
-        if group.shares_base:
-            _add_note([row], SHARED_BASE)
+        _add_note([row], group.note)
         tables.pooled.append(labels | size_labels(group, left_out) | row)
     sizes = [(size_labels(group), group, tasks) for group, tasks in zip(groups, one_suite(usable)[0], strict=True)]
     tables.per_reward += [labels | row for row in per_reward_rows(sizes)]
@@ -179,12 +187,11 @@ def _add_trends(tables: TaxTables, labels: dict[str, Any], groups: list[Group], 
     """Crossovers and trends over the sizes, of the mean and of every task."""
     for task, members in trend_suites([(g.model, tasks) for g, tasks in zip(groups, usable, strict=True)]):
         row, trend = trend_over_sizes(labels | {"task": task}, members)
-        shared = any(group.shares_base for group in groups)
-        if shared:
-            _add_note([row], SHARED_BASE)
+        shared = join_notes(*(group.note for group in groups))
+        _add_note([row], shared)
         tables.crossover.append(row)
         if trend is not None:
-            trend["notes"] += [{"code": "shared_base", "message": SHARED_BASE}] if shared else []
+            trend["notes"] += [{"code": "shared_base", "message": shared}] if shared else []
             tables.trends.append(trend)
 
 
@@ -200,7 +207,7 @@ def _order(entry: tuple[Key, Group]) -> tuple[Any, ...]:
     return (recipe, before, at, group.model.n_params, model)
 
 
-def _add_note(rows: Iterable[dict[str, Any]], text: str) -> None:
+def _add_note(rows: Iterable[dict[str, Any]], text: str | None) -> None:
     for row in rows:
         row["note"] = join_notes(row["note"], text)
 
@@ -228,7 +235,9 @@ def collect(study: Study, items: dict[str, Items]) -> dict[Key, Group]:
             if origin.stage_id not in before_items:
                 study.exclude(stage_id, f"no finished benchmark of its {before} {origin.stage_id}", record)
                 continue
-            key = (recipe_of[policy.stage_id], study.model(record).name, before, record.config.get("at") or "end")
+            recipe = recipe_of[policy.stage_id]
+            recipe = interpolated(recipe) if study.kinds[model] == "interpolation" else recipe
+            key = (recipe, study.model(record).name, before, record.config.get("at") or "end")
             group = groups.setdefault(key, Group(study.model(record)))
             _pair(study, group, before_items[origin.stage_id], tasks, record, policy)
     return groups
@@ -261,7 +270,6 @@ def _pair(study: Study, group: Group, before: Items, after: Items, record: Recor
         group.at_sqrt_kl[study.chain(policy)] = float(record.summary["at_sqrt_kl"])
     if policy.status == "diverged":
         group.collapsed.add(study.chain(policy))
-    group.bases.add(base.stage_id if (base := study.base(policy)) else "")
     for key, pair in pairs.items():
         known = (group.bias if key[METRIC] == BIAS else group.pairs)[key]
         if all(pair.run != other.run for other in known):  # a task without examples is the same at every k

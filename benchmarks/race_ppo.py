@@ -25,7 +25,8 @@ def main() -> None:
         ratios.append(peer["sec_per_update"] / mine["sec_per_update"])
         phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in mine["phases"].items())
         print(f"ours {mine['sec_per_update']:.2f} s an update ({phases}), TRL {peer['sec_per_update']:.2f} s", end="; ")
-        print(f"ratio {ratios[-1]:.2f}; ours at {mine['share_of_product']:.0%} of a plain product's rate", flush=True)
+        shares = f"{mine['share_of_product']:.0%} of a plain product's rate, gradients at"
+        print(f"ratio {ratios[-1]:.2f}; ours at {shares} {mine['gradient_share_of_product']:.0%}", flush=True)
     low, high = min(ratios), max(ratios)
     print(f"median ratio {statistics.median(ratios):.2f}, range {low:.2f} to {high:.2f}, n {len(ratios)}")
 

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hh_scaling import ppo
 from hh_scaling.bench_pm import product_rate
 from hh_scaling.configs import Compute, PPOConfig, PPOTraining, SizeSpec
+from hh_scaling.crew import crew_size
 from hh_scaling.critic import zero_critic
 from hh_scaling.inputs import DataError
-from hh_scaling.models import check_length, load_pretrained, set_up
+from hh_scaling.models import check_length, forward_flops, load_pretrained, set_up
 from hh_scaling.ppo_work import Models, Rolled, Targets, Work
 from hh_scaling.records import StageWriter
 from hh_scaling.rollout import Sample, StopText
@@ -41,6 +42,7 @@ class TimedWork(Work):
     def __init__(self, models: Models, out: StageWriter) -> None:
         super().__init__(models, out)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.gradient_flops = 0.0
 
     def sample(self, prompts: list[list[int]], seed: int) -> list[Sample]:
         started = time.perf_counter()
@@ -58,6 +60,9 @@ class TimedWork(Work):
         started = time.perf_counter()
         sums = super().gradient(part)
         self.seconds["gradient"] += time.perf_counter() - started
+        lengths = [len(s.ids) for s in part[0].samples]
+        n_tokens, n_logits = sum(lengths), len(part[0].logprobs)
+        self.gradient_flops += 3 * forward_flops(self.models.policy, n_tokens, n_tokens / len(lengths), n_logits)
         return sums
 
 
@@ -67,7 +72,8 @@ def bench_ppo(
 ) -> dict[str, Any]:  # fmt: skip
     """Make ``updates`` updates, each of one step an epoch on the whole batch, and say how fast; responses never end.
 
-    Seconds of phases are the leading process's own; the rest of an update is optimiser steps and waiting.
+    Seconds of phases are the leading process's own; the rest of an update is optimiser steps and waiting. The share
+    of a product that gradients run at is that process's own too, of one thread's part of the product's rate.
     """
     set_up(compute)
     training = PPOTraining(
@@ -85,12 +91,14 @@ def bench_ppo(
             rows = [ppo.update_policy(trainer, optimizer, crew, update) for update in range(updates)]
             seconds = time.perf_counter() - started
     peak = product_rate(compute)
+    gradient_rate = work.gradient_flops / work.seconds["gradient"] * crew_size(compute)
     return {
         "model": model.name, "batch": batch, "updates": updates, "sec_per_update": seconds / updates,
         "response_tok_per_s": batch * response_length * updates / seconds,
         "phases": {name: total / updates for name, total in work.seconds.items()},
         "flop_per_s": trainer.out.flops / seconds, "product_flop_per_s": peak,
-        "share_of_product": trainer.out.flops / seconds / peak, "dtype": compute.dtype, "threads": compute.threads,
+        "share_of_product": trainer.out.flops / seconds / peak,
+        "gradient_share_of_product": gradient_rate / peak, "dtype": compute.dtype, "threads": compute.threads,
         "micro_batch_tokens": compute.micro_batch_tokens, "kl_k1": [row["kl_k1"] for row in rows],
     }  # fmt: skip
 

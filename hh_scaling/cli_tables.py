@@ -178,11 +178,11 @@ def print_rows(rows: Sequence[dict[str, str]]) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS RUNS…", help="Directories of two or more studies.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write compare.csv, compare.json, figure.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Write tables, compare.json, figures.")
     ] = None,
     json_to: JsonOption = None,
 ) -> None:
-    """The tax of several studies or recipes side by side."""
+    """The tax of several studies or recipes side by side, and at equal gold reward."""
     with one_line_errors():
         from analysis.compare import compare as compare_runs
         from analysis.compare import side_by_side
@@ -201,13 +201,35 @@ def compare(
         rows = content["tax"] + content["pooled"]
         names = {"study": "study", "size": "model", "at": "at", "before": "before"}
         print_rows([{name: str(row[key]) for name, key in names.items()} | tax_cells(row) for row in rows])
+        print("\nat equal gold reward: difference is tax minus other tax, chance-normalised, with 95 % intervals")
+        print_rows([equal_reward_cells(row) for row in content["at_equal_reward"]])
+        for note in content["notes"]:
+            print(f"note: {note}")
+
+
+def equal_reward_cells(row: dict[str, Any]) -> dict[str, str]:
+    """One printed row of two recipes at equal gold reward."""
+    sides = {"recipe": ("study", "recipe"), "other": ("other_study", "other")}
+    shown = {name: " / ".join(dict.fromkeys(row[key] for key in keys)) for name, keys in sides.items()}
+    shown = {"size": row["model"], "before": row["before"], **shown, "reward": number(row["reward"], "g")}
+    shown |= {name: interval(row[key]) for name, key in (("tax", "tax"), ("other tax", "other_tax"))}
+    shown |= {"difference": interval(row["difference"]), "runs": f"{row['n_seeds']}, {row['other_n_seeds']}"}
+    note = "; ".join(filter(None, [*row["refused"], row["note"]]))
+    return shown | {"less tax": row["verdict"], "note": note}
 
 
 def write_comparison(out: Path, content: dict[str, Any], table: pd.DataFrame) -> None:
-    """``compare.json``, ``compare.csv`` and the figure of it in ``out``."""
+    """``compare.json``, ``compare.csv`` and the figure of it in ``out``; at equal gold reward ``equal_reward_rows.csv``
+    and a figure where something could be compared."""
+    from analysis.compare import equal_reward_table
     from hh_scaling.records import atomic_write, write_json
+    from reports.compare_figures import write_equal_reward
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", content)
     atomic_write(out / "compare.csv", table.to_csv(index=False, lineterminator="\n"))
     draw_comparison(out, content)
+    if content["at_equal_reward"]:
+        rows = equal_reward_table(content).to_csv(index=False, lineterminator="\n")
+        atomic_write(out / "equal_reward_rows.csv", rows)
+    write_equal_reward(content, out)

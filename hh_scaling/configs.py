@@ -281,6 +281,9 @@ class PPOTraining(Config):
     gae_lambda: Fraction = 0.95
     # To mean 0 and variance 1 over the rollout's response tokens; written only if false.
     whiten_advantages: Annotated[bool, Field(exclude_if=bool)] = True
+    # The mean score of the reference's responses to the evaluations' prompts is taken off every score, so that values
+    # that start from zero start right; where they start from the PM they know it, and nothing is taken off.
+    center_scores: bool = True
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the score of a response that the limit cut
     schedule: Schedule = Schedule(
         learning_rate=2e-4, width_exponent=0.5, warmup_fraction=0.1, beta2=0.999, eps=1e-5, max_grad_norm=0.5

@@ -1,7 +1,8 @@
 """The PPO stage: a policy trained against the train PM, measured along the way on fixed held-out prompts.
 
-Reward: the PM's score once, at the response's last token, and -kl_coef * (ln policy - ln reference) at every token
-(Bai et al. 2022, section 4.1 and appendix B.1). One trunk serves policy and value head unless the critic is separate.
+Reward: the PM's score once, at the response's last token, less the reference's mean score, and -kl_coef * (ln policy -
+ln reference) at every token (Bai et al. 2022, section 4.1 and appendix B.1). One trunk serves policy and value head
+unless the critic is separate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hh_scaling.configs import BestOfNConfig, PPOConfig, checkpoint_name
+from hh_scaling.configs import BestOfNConfig, PPOConfig, PPOTraining, checkpoint_name
 from hh_scaling.crew import Crew
 from hh_scaling.critic import make_critic
 from hh_scaling.data import gold_scorer
@@ -176,6 +177,7 @@ def run_updates(
         due = update % training.eval_every == 0 and not evaluator.has(update)
         if due and (reason := evaluate(trainer, evaluator, crew, update)):
             return reason
+        trainer.score_baseline = score_baseline(training, evaluator)
         stats = update_policy(trainer, optimizer, crew, update)
         samples = (update + 1) * training.batch_size
         out.log({"type": "update", "step": update + 1, "samples": samples, **stats})
@@ -183,6 +185,17 @@ def run_updates(
         if stopwatch.due():
             save_run_state(trainer, evaluator, optimizer, update)
     return evaluate(trainer, evaluator, crew, training.n_updates)
+
+
+def score_baseline(training: PPOTraining, evaluator: Evaluator) -> float:
+    """What is taken off every score: the reference's mean at the first evaluation, or 0.
+
+    A constant changes no optimum, but while values start from 0 and gae_lambda is below 1, a positive mean rewards
+    every token, the last ones most: the policy would learn to end early, whatever the preference model says.
+    """
+    if not training.center_scores or training.value_init == "pm":
+        return 0.0
+    return float(evaluator.first().score_train.mean())
 
 
 def evaluate(trainer: Trainer, evaluator: Evaluator, crew: Crew, update: int) -> str | None:
@@ -228,7 +241,8 @@ def collect(trainer: Trainer, crew: Crew, update: int) -> Batch:
     mask = response_mask(samples)
     logprobs, values, reference = map(torch.from_numpy, (rolled.logprobs, rolled.values, rolled.reference))
     check_finite("score", float(scores.sum()), update)
-    penalised = scores - training.missing_eos_penalty * torch.tensor([not s.ended for s in samples]).to(scores)
+    cut = torch.tensor([not s.ended for s in samples]).to(scores)
+    penalised = scores - trainer.score_baseline - training.missing_eos_penalty * cut
     kl = kl_k1(logprobs, reference) * mask
     rewards = token_rewards(penalised, kl, mask, trainer.kl_coef)
     advantages = gae(rewards, values, mask, training.gamma, training.gae_lambda)

@@ -177,6 +177,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.kl_coef = self.config.training.kl_coef  # moves where there is a target
+        self.score_baseline = 0.0  # off every score that is rewarded
 
     @property
     def config(self) -> PPOConfig:

@@ -52,7 +52,7 @@ KINDS: dict[str, StageKind] = {
     "pmp": StageKind(configs.PMPConfig, "hh_scaling.pmp:run"),
     "pm": StageKind(configs.PMConfig, "hh_scaling.pm:run", version=5),
     "foreign_pm": StageKind(configs.ForeignPMConfig, "hh_scaling.foreign_pm:run"),
-    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=6),
+    "ppo": StageKind(configs.PPOConfig, "hh_scaling.ppo:run", version=7),
     "best_of_n": StageKind(configs.BestOfNConfig, "hh_scaling.best_of_n:run"),
     "interpolation": StageKind(configs.InterpolationConfig, "hh_scaling.interpolate:run"),
     "pilot": StageKind(configs.PilotConfig, "hh_scaling.pilot:run"),

@@ -222,7 +222,7 @@ def draw_answers(figure: Figure, table: pd.DataFrame) -> None:
 
 def agreement_table(results: Row) -> pd.DataFrame:
     """Tidy rows of figure 34: how often the chosen response has the higher mean log-probability, along RLHF, a panel a
-    tranche; layer ``ceiling``: the train PM's accuracy at the same size."""
+    tranche; layer ``ceiling``: the accuracy of PMs of that size."""
     rows = [
         row for row in scored(results, "answers") if row["measure"] == "accuracy" and row.get("samples") is not None
     ]
@@ -233,9 +233,7 @@ def agreement_table(results: Row) -> pd.DataFrame:
         x = math.fsum(same) / len(same)
         out.append({**shared, "run": row["place"], "x_name": "samples", "x": x, "y_name": "accuracy", **cells})
     shown = {(row["model"], row["panel"]) for row in out}
-    pms = [
-        {**row, "place": ""} for row in rows_of(results, "pm") if row["half"] == "train" and has_value(row["accuracy"])
-    ]
+    pms = [{**row, "place": ""} for row in rows_of(results, "pm") if has_value(row["accuracy"])]
     most = max((row["n_comparisons"] for row in pms), default=None)
     for row, cells in means((row for row in pms if row["n_comparisons"] == most), "tranche", value="accuracy"):
         if (row["model"], row["tranche"]) in shown:
@@ -245,7 +243,7 @@ def agreement_table(results: Row) -> pd.DataFrame:
 
 
 def draw_agreement(figure: Figure, table: pd.DataFrame) -> None:
-    """A panel a tranche, a line a size; dashed that size's train PM."""
+    """A panel a tranche, a line a size; dashed that size's PMs."""
     panels, models = list(dict.fromkeys(table["panel"])), model_names(table)
     colours, markers = style.size_colours(models), style.size_markers(models)
     grid = style.panel_grid(figure, len(panels), columns=3, sharey=True)
@@ -266,7 +264,7 @@ def draw_agreement(figure: Figure, table: pd.DataFrame) -> None:
         axes.tick_params(labelbottom=True)
     handles = [*style.size_handles(models, colours, markers), style.reference_handle(CHANCE, ":")]
     if (table["layer"] == "ceiling").any():
-        handles.append(style.reference_handle("accuracy of the size's train PM", "--"))
+        handles.append(style.reference_handle("accuracy of the size's PMs", "--"))
     style.legend_below(figure, handles)
 
 

@@ -89,8 +89,8 @@ BEHAVIOUR_FIGURES = (
         section="behaviours",
         title="How often the policy finds the chosen response likelier",
         caption="After figure 34 of Bai et al. (2022). Share of held-out comparisons whose chosen response has the "
-        f"higher mean log-probability a token. {SEEDS} conversations. Dashed: the accuracy of the size's train PM on "
-        "the most comparisons, on all that are held out.",
+        f"higher mean log-probability a token. {SEEDS} conversations. Dashed: the accuracy of the size's PMs, of "
+        "both halves, with the most comparisons, on all that are held out.",
         why_empty=WHY_EMPTY,
         table=behaviour_figures.agreement_table,
         draw=behaviour_figures.draw_agreement,

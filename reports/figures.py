@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import frontier_figures, law_figures, policy_figures, tax_figures
+from reports import frontier_figures, law_figures, policy_figures, tax_along, tax_figures
 from reports.behaviour_registry import BEHAVIOUR_FIGURES
 from reports.figure_spec import FigureSpec
 from reports.formats import format_number, join_words, plain_label
@@ -131,16 +131,43 @@ FIGURES: tuple[FigureSpec, ...] = (
         columns=3,
     ),
     FigureSpec(
+        name="tax-against-sqrt-kl",
+        section="tax",
+        title="The alignment tax against √KL",
+        caption="Mean tax over tasks at every checkpoint that was benchmarked, by its mean √KL over runs, with 95 % "
+        "intervals; positive is a cost, and the start costs nothing. Recipes that the study trains as mitigations "
+        "have lines of their own; weights between start and end lie on the line of interpolation. Recipes may have "
+        "different numbers of runs: the table of mean taxes counts them.",
+        why_empty="no policy was benchmarked at a known √KL.",
+        table=tax_along.sqrt_kl_table,
+        draw=tax_along.draw_sqrt_kl,
+        columns=tax_along.COLUMNS,
+        optional=True,
+    ),
+    FigureSpec(
         name="tax-against-reward",
         section="tax",
         title="The alignment tax against the gold reward",
-        caption="Mean tax over tasks and rise of the gold score at the same checkpoints, mean over runs, 95 % "
-        "intervals of the tax; positive is a cost. Points at a gold reward that all runs reached are read between "
-        "checkpoints.",
+        caption="Mean tax over tasks and rise of the gold score at the same checkpoints, means over runs, with 95 % "
+        "intervals of the tax; positive is a cost. Lines follow √KL from the start: where the gold score fell again "
+        "they turn back.",
         why_empty="no policy has both benchmarks and a gold score.",
-        table=law_figures.reward_table,
-        draw=law_figures.draw_reward,
-        columns=2,
+        table=tax_along.reward_table,
+        draw=tax_along.draw_reward,
+        columns=tax_along.COLUMNS,
+        optional=True,
+    ),
+    FigureSpec(
+        name="tax-at-equal-reward",
+        section="tax",
+        title="Mitigations beside plain PPO at equal gold reward",
+        caption="Mean tax by size, each recipe read between its checkpoints where all runs of both on the same bases "
+        "and seeds had gained the same gold reward, with 95 % intervals; positive is a cost. Both recipes answered the "
+        "same items, so their difference, in the table, is known better than these intervals suggest.",
+        why_empty="no two recipes reached a common gold reward.",
+        table=tax_along.equal_reward_table,
+        draw=tax_along.draw_equal_reward,
+        columns=tax_along.COLUMNS,
         optional=True,
     ),
     *BEHAVIOUR_FIGURES,

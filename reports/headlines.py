@@ -9,7 +9,7 @@ from typing import Any
 from reports.formats import format_count, format_estimate, format_interval, format_number, join_words, plural
 from reports.gold_source import gold_caveat
 from reports.results import has_value, rows_of
-from reports.tax_figures import by_place
+from reports.tax_figures import by_place, is_mitigation
 
 Row = Mapping[str, Any]
 
@@ -99,8 +99,11 @@ def _short(estimate: Row, signed: bool = False) -> str:
 
 
 def tax_headlines(results: Row) -> list[Headline]:
-    """The mean tax per size, one headline for the end and one for each matched point."""
-    return [_tax_headline(place, rows) for place, rows in by_place(rows_of(results, "pooled")).items()]
+    """The mean tax per size, one headline for the end and one for each matched point, with the fewest examples."""
+    rows = [row for row in rows_of(results, "pooled") if not is_mitigation(row["recipe"])]
+    fewest = min((row["k_shot"] for row in rows), default=0)
+    places = by_place(row for row in rows if row["k_shot"] == fewest)
+    return [_tax_headline(place, here) for place, here in places.items()]
 
 
 def reached(row: Row) -> str:

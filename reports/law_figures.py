@@ -1,4 +1,4 @@
-"""Slopes of score against √KL by size, and the tax beside the gold reward."""
+"""Slopes of score against √KL by size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from reports import style
 from reports.law_sentences import NAMES
-from reports.results import estimate_cells, has_value, model_names, rows_of, tidy
-from reports.tax_figures import against_base
+from reports.results import estimate_cells, has_value, rows_of, tidy
 
 Row = Mapping[str, Any]
 COMMON = "all sizes together"
@@ -46,34 +45,3 @@ def draw_slopes(figure: Figure, table: pd.DataFrame) -> None:
         axes.set_title(style.panel_title(panel))
     style.outer_labels(grid, 3, "parameters (non-embedding)", "slope")
     style.legend_below(figure, [style.reference_handle(f"{COMMON}, with 95 % band", "--")])
-
-
-def reward_table(results: Row) -> pd.DataFrame:
-    """Tidy rows of the mean tax against the gold reward, a panel a number of shots, a line a size from the origin."""
-    known = [{**row, **row["tax"]} for row in rows_of(results, "tax_per_reward") if has_value(row["tax"])]
-    rows = []
-    for row in sorted(against_base(known), key=lambda row: (row["n_params"], row["model"], row["reward"]["value"])):
-        shots = f", {row['k_shot']}-shot" if row["k_shot"] else ""
-        cells = {key: None if v is None else v * 100 for key, v in estimate_cells(row["tax"]).items()}
-        labels = {"panel": f"mean of tasks{shots}", "layer": "point", "series": row["place"], "model": row["model"]}
-        place = {"n_params": row["n_params"], "x_name": "gold reward", "x": row["reward"]["value"], "y_name": "points"}
-        rows.append(labels | place | cells | {"n": row["tax"]["n"]})
-    return tidy(rows)
-
-
-def draw_reward(figure: Figure, table: pd.DataFrame) -> None:
-    """Tax against gold reward, a colour a size."""
-    panels = list(dict.fromkeys(table["panel"]))
-    models = model_names(table)
-    colours, markers = style.size_colours(models), style.size_markers(models)
-    grid = style.panel_grid(figure, len(panels), columns=2)
-    for axes, panel in zip(grid, panels, strict=True):
-        rows = table[table["panel"] == panel]
-        for model in models:
-            here = rows[rows["model"] == model]
-            style.error_points(axes, here, colours[model], markers[model])
-        axes.axhline(0, color=style.MUTED, linewidth=0.9, zorder=1)
-        axes.axvline(0, color=style.MUTED, linewidth=0.9, zorder=1)
-        axes.set(xlabel="rise of the gold score", title=style.panel_title(panel) if len(panels) > 1 else "")
-    grid[0].set_ylabel("mean tax (points)")
-    style.legend_below(figure, style.size_handles(models, colours, markers))

@@ -119,8 +119,9 @@ def draw_distances(figure: Figure, table: pd.DataFrame) -> None:
         for name, colour in COLOURS.items():
             own = rows[rows["series"] == name]
             bars, means_of = own[own["layer"] == "density"], own[own["layer"] == "point"]
-            width = float(np.diff(bars["x"]).min()) if len(bars) > 1 else 1.0
-            axes.bar(bars["x"], bars["y"], width=width, color=colour, alpha=0.5)
+            half = float(np.diff(bars["x"]).min()) / 2 if len(bars) > 1 else 0.5
+            edges = [*(bars["x"] - half), bars["x"].max() + half]
+            axes.stairs(bars["y"], edges, fill=True, color=colour, alpha=0.5)
             for level in means_of["y"].tolist():
                 axes.axvline(level, color=colour, linestyle="--", linewidth=1.1)
         n = int(rows[rows["layer"] == "point"]["n"].sum())

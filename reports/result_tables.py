@@ -17,7 +17,7 @@ from reports.formats import (
 )
 from reports.results import data_fit, models_by_size, rows_of, slope_fit, usable
 from reports.tables import HtmlTable
-from reports.tax_figures import at_label, tax_scale, tax_unit
+from reports.tax_figures import taken, tax_scale, tax_unit
 
 Row = Mapping[str, Any]
 LN2 = math.log(2.0)
@@ -138,7 +138,7 @@ def pooled_table(results: Row) -> HtmlTable:
     rows = [
         [
             str(row["model"]),
-            at_label(row),
+            taken(row, results),
             str(row["before"]),
             format_estimate(row, signed=True, scale=100),
             "–" if row.get("random_effect") is None else format_estimate(row["random_effect"], signed=True, scale=100),
@@ -162,7 +162,7 @@ def pooled_table(results: Row) -> HtmlTable:
 
 def tax_rows_table(results: Row) -> HtmlTable:
     """Every tax with its verdict: model, task, place, scores before and after, tax in its own and normalised unit."""
-    rows = [_tax_cells(row) for row in rows_of(results, "tax")]
+    rows = [_tax_cells(row, taken({**row, "k_shot": 0}, results)) for row in rows_of(results, "tax")]
     head = ["model", "task", "taken", "before RLHF", "after", "tax", "normalised tax (points)"]
     head += ["share of the above-chance score", "p (Holm)", "q (map)"]
     return HtmlTable(
@@ -182,7 +182,7 @@ def _share(ratio: Row | None) -> str:
     return format_estimate({**ratio, "n": None}, signed=True)
 
 
-def _tax_cells(row: Row) -> list[str]:
+def _tax_cells(row: Row, place: str) -> list[str]:
     scale, unit = tax_scale(row), tax_unit(row)
     normalised = row.get("normalised")
     own = {**row, "n": None}
@@ -190,7 +190,7 @@ def _tax_cells(row: Row) -> list[str]:
     return [
         str(row["model"]),
         f"{row['task']} ({row['format']}{shots})",
-        at_label(row) if row["before"] == "base" else f"{at_label(row)}, against {row['before']}",
+        place if row["before"] == "base" else f"{place}, against {row['before']}",
         format_estimate(row.get("before_score")),
         format_estimate(row.get("after_score")),
         format_estimate(own, signed=True) if normalised is None else format_estimate(own, signed=True, scale=100),

@@ -8,7 +8,7 @@ from typing import Any
 from reports.formats import format_estimate, format_number, join_words, plain_label, plural
 from reports.results import has_value, rows_of
 from reports.tables import HtmlTable
-from reports.tax_figures import at_label, at_phrase, by_place
+from reports.tax_figures import at_phrase, by_place, recipe_label, taken
 
 Row = Mapping[str, Any]
 QUANTITIES = {
@@ -21,7 +21,11 @@ def reward_sentences(results: Row) -> list[str]:
     """The tax per unit of gold reward, and recipes beside each other where they reached the same."""
     rows = [{**row, **row["tax"]} for row in rows_of(results, "tax_per_reward") if has_value(row["tax"])]
     lines = [_per_reward(place, here) for place, here in by_place(rows).items() if not here[0]["at"].startswith("gold")]
-    return [line for line in [*lines, *map(_equal_reward, rows_of(results, "at_equal_reward"))] if line]
+    compared: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows_of(results, "at_equal_reward"):
+        if row["before"] == "base":
+            compared.setdefault((row["recipe"], row["other"], row["k_shot"]), []).append(row)
+    return lines + [_equal_reward(rows) for rows in compared.values()]
 
 
 def _per_reward(place: str, rows: list[Row]) -> str:
@@ -38,32 +42,68 @@ def _per_reward(place: str, rows: list[Row]) -> str:
     return f"{text}."
 
 
-def _equal_reward(row: Row) -> str:
-    plain, other = plain_label(str(row["recipe"])), plain_label(str(row["other"]))
-    if not has_value(row["difference"]):
-        return f"{other} and {plain} cannot be compared at equal gold reward at {row['model']}: {row['note']}."
-    change = format_estimate({**row["difference"], "n": None}, signed=True, scale=100)
-    cheaper = {row["recipe"]: f"{plain} costs less", row["other"]: f"{other} costs less"}
-    found = cheaper.get(row["verdict"], "neither measurably costs less")
+def _equal_reward(rows: list[Row]) -> str:
+    """Two recipes over all sizes: what one costs more than the other where both had gained as much."""
+    plain, other = (plain_label(recipe_label(str(rows[0][key]))) for key in ("recipe", "other"))
+    shots = f", {rows[0]['k_shot']}-shot" if rows[0]["k_shot"] else ""
+    known = [row for row in rows if has_value(row["difference"])]
+    unknown = "; ".join(f"{row['model']}: {row['note']}" for row in rows if row not in known)
+    if not known:
+        return f"{other} and {plain} cannot be compared at equal gold reward{shots}: {unknown}."
+    values = "; ".join(
+        f"{row['model']} {format_estimate({**row['difference'], 'n': None}, signed=True, scale=100)} where both had "
+        f"gained {format_number(row['reward'], 2)} ({plural(len(row['tasks']), 'task')}, "
+        f"{plural(row['n_seeds'], 'seed')})"
+        for row in known
+    )
+    cheaper = {
+        name: [str(row["model"]) for row in known if row["verdict"] == row[key]]
+        for key, name in (("other", other), ("recipe", plain))
+    }
+    found = [f"{name} costs less at {join_words(sizes)}" for name, sizes in cheaper.items() if sizes]
+    left = f" Not compared: {unknown}." if unknown else ""
     return (
-        f"Where both had gained {format_number(row['reward'], 2)} of gold reward at {row['model']}, {found}: mean tax "
-        f"of {plain} minus that of {other} {change} points ({plural(len(row['tasks']), 'task')}, "
-        f"{plural(row['n_seeds'], 'seed')})."
+        f"At equal gold reward{shots}, {' and '.join(found) or 'neither measurably costs less'}: mean tax of {plain} "
+        f"minus that of {other}, in chance-normalised points, {values}.{left}"
     )
 
 
 def reward_tables(results: Row) -> list[HtmlTable]:
-    """The tax, the reward and their ratio for every size and place."""
+    """The tax, the reward and their ratio for every size and place, and recipes beside each other."""
     rows = [
         [
-            str(row["model"]), at_label(row), str(row["before"]), format_estimate(row["tax"], signed=True, scale=100),
-            format_estimate(row["reward"], signed=True), _ratio(row["per_reward"]), str(row["n_seeds"]),
+            str(row["model"]), taken(row, results), str(row["before"]),
+            format_estimate(row["tax"], signed=True, scale=100), format_estimate(row["reward"], signed=True),
+            _ratio(row["per_reward"]), str(row["n_seeds"]),
         ]
         for row in rows_of(results, "tax_per_reward")
     ]  # fmt: skip
     head = ["model", "taken", "before", "mean tax (normalised points)", "gold reward", "points per unit of reward"]
     table = HtmlTable("Tax and gold reward at the same checkpoints", [*head, "seeds"], rows, numbers=(6,))
-    return [table] if rows else []
+    return [one for one in (table, equal_reward_table(results)) if one.rows]
+
+
+def equal_reward_table(results: Row) -> HtmlTable:
+    """Two recipes at equal gold reward: the mean tax of either and the difference."""
+    rows = [
+        [
+            str(row["model"]), f"{row['before']}, {row['k_shot']}-shot", recipe_label(str(row["recipe"])),
+            recipe_label(str(row["other"])), "–" if row["reward"] is None else format_number(row["reward"], 2),
+            *(_points(row[key]) for key in ("tax", "other_tax", "difference")), str(row["n_seeds"]),
+            recipe_label(row["verdict"]) if row["verdict"] in (row["recipe"], row["other"]) else str(row["verdict"]),
+            str(row["note"] or "–"),
+        ]
+        for row in rows_of(results, "at_equal_reward")
+    ]  # fmt: skip
+    head = ["model", "before", "recipe", "other", "gold reward of both", "mean tax (points)", "of the other"]
+    return HtmlTable(
+        "Recipes at equal gold reward, on common chains", [*head, "difference", "seeds", "costs less", "note"], rows,
+        numbers=(4, 8), wide=(10,),
+    )  # fmt: skip
+
+
+def _points(estimate: Row | None) -> str:
+    return format_estimate(estimate, signed=True, scale=100) if has_value(estimate) else "–"
 
 
 def _ratio(ratio: Row | None) -> str:

@@ -21,6 +21,7 @@ RIGHT = ("acc", "exact_match")  # shares of items answered right
 CHANCE = "chance"
 MARGIN = "margin"
 MEAN = "mean of tasks above chance"
+INTERPOLATED = " interpolated"  # at the end of such a recipe's name
 Row = Mapping[str, Any]
 
 
@@ -67,7 +68,8 @@ def _scores(results: Row) -> list[dict[str, Any]]:
     """Benchmark rows of the base models ("before", as in the paper) and of the policies at their end, by size."""
     rows = [row for row in rows_of(results, "benchmarks") if has_value(row["score"]) and row["metric"] != "bias"]
     before = [{**row, "series": BEFORE} for row in rows if row["stage_kind"] == "base"]
-    end = [{**row, "series": END} for row in rows if row["stage_kind"] == "ppo" and row.get("at") == "end"]
+    ends = [row for row in rows if row["stage_kind"] == "ppo" and row.get("at") == "end"]
+    end = [{**row, "series": END} for row in ends if not is_mitigation(row.get("recipe"))]
     return sorted(before + end, key=lambda row: (row["n_params"], row["series"] == END, row["stage_id"]))
 
 
@@ -167,9 +169,9 @@ def tax_table(results: Row) -> pd.DataFrame:
     Bounded scores are chance-normalised percentage points, others in their own unit; ``reference`` rows hold the
     margin within which a difference counts as none.
     """
-    rows = against_base(rows_of(results, "tax"))
+    rows = by_size(against_base(rows_of(results, "tax")))
     out: list[dict[str, Any]] = []
-    for (k_shot,), group in _grouped(against_base(rows_of(results, "pooled")), "k_shot").items():
+    for (k_shot,), group in _grouped(by_size(against_base(rows_of(results, "pooled"))), "k_shot").items():
         panel = f"{MEAN}, {k_shot}-shot" if k_shot else MEAN
         out += [_tax_cells({**row, "normalised": row}, panel) for row in group]
     for (task, form, k_shot), group in _grouped(rows, "task", "format", "k_shot").items():
@@ -194,10 +196,40 @@ def against_base(rows: Iterable[Row]) -> list[Row]:
     return sorted(placed, key=lambda row: (row["at"] != "end", row["place"], row["n_params"], row["model"]))
 
 
+def is_mitigation(recipe: str | None) -> bool:
+    """Whether a recipe is meant to lessen the tax of another: pretraining text in the mix, weights in between."""
+    return recipe is not None and (":ptx" in recipe or recipe.endswith(INTERPOLATED))
+
+
+def recipe_label(recipe: str) -> str:
+    """A recipe without its study's name: PPO, PPO-ptx 1, interpolated."""
+    own = recipe.removesuffix(INTERPOLATED)
+    _, _, rest = own.partition(":")
+    name = f"PPO-ptx {rest.removeprefix('ptx')}" if rest.startswith("ptx") else own if rest else "PPO"
+    if own == recipe:
+        return name
+    return "interpolated" if name == "PPO" else f"{name}, interpolated"
+
+
+def by_size(rows: Sequence[Row]) -> list[Row]:
+    """Of the main recipe every place, of mitigations one: the end, of weights in between those nearest half way."""
+    alphas = [float(row["at"].removeprefix("alpha=")) for row in rows if row["at"].startswith("alpha=")]
+    middle = min(alphas, key=lambda alpha: (abs(alpha - 0.5), alpha), default=None)
+    return [r for r in rows if not is_mitigation(r["recipe"]) or r["at"] in ("end", f"alpha={middle}")]
+
+
+def taken(row: Row, results: Row) -> str:
+    """Where a tax was taken, with its recipe where the study has several and its shots where there are any."""
+    several = len({r["recipe"] for r in rows_of(results, "tax")}) > 1
+    recipe = f" ({recipe_label(row['recipe'])})" if several else ""
+    return at_label(row) + recipe + (f", {row['k_shot']}-shot" if row.get("k_shot") else "")
+
+
 def by_place(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """``against_base`` in groups that can be compared over sizes: one place, recipe and number of shots each."""
+    """``against_base`` of the main recipe and of mitigations' ends, in groups that can be compared over sizes: one
+    place, recipe and number of shots each."""
     groups: dict[str, list[Row]] = {}
-    for row in against_base(rows):
+    for row in (r for r in against_base(rows) if r["at"] == "end" or not is_mitigation(r["recipe"])):
         shots = f", {row['k_shot']}-shot" if row["k_shot"] else ""
         groups.setdefault(row["place"] + shots, []).append(row)
     return groups

@@ -19,7 +19,7 @@ from reports.formats import (
 from reports.headlines import reached
 from reports.results import has_value, rows_of
 from reports.sentences import direction, sign
-from reports.tax_figures import against_base, at_label, at_phrase, by_place
+from reports.tax_figures import against_base, at_label, at_phrase, by_place, is_mitigation
 
 Row = Mapping[str, Any]
 LN2 = math.log(2.0)
@@ -106,11 +106,12 @@ def _power(rows: list[Row]) -> str:
 
 
 def _is_headline_crossover(row: Row) -> bool:
-    return row["task"] == "pooled" and row["before"] == "base"
+    return row["task"] == "pooled" and row["before"] == "base" and not is_mitigation(row["recipe"])
 
 
 def _crossover_sentence(row: Row) -> str:
     slope, place = row.get("slope"), at_phrase(at_label(row))
+    place += f", {row['k_shot']}-shot" if row["k_shot"] else ""
     if slope is None or not has_value(slope):
         reason = row.get("note") or "too few sizes"
         return f"Whether the mean tax {place} changes with size was not fitted: {reason}."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-PLACES = (("base", None, 0.0, 0), ("ppo", "sqrt_kl=1.0", 1.0, 256), ("ppo", "end", 2.0, 1024))
+Place = tuple[str, str | None, float, int]
+PLACES: tuple[Place, ...] = (("base", None, 0.0, 0), ("ppo", "sqrt_kl=1.0", 1.0, 256), ("ppo", "end", 2.0, 1024))
 SEEDS = (0, 1)
 GROUPS = {"religion": ("Buddhist", "Hindu"), "race": ("Asian", "Black")}
 OCCUPATIONS = {"nurse": 0.4, "doctor": -0.2, "clerk": 0.1}
@@ -19,12 +20,12 @@ def estimate(value: float, se: float, n: int) -> Row:
     return {"value": value, "se": se, "low": value - 1.96 * se, "high": value + 1.96 * se, "n": n}
 
 
-def behaviour_rows(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
+def behaviour_rows(sizes: Mapping[str, int], places: Sequence[Place] = PLACES) -> dict[str, list[Row]]:
     """The tables of behaviours for these models (name to parameters, small to large), two seeds each."""
     found: dict[str, list[Row]] = {f"behaviour{name}": [] for name in ("s", "_changes", "_occupations", "_distances")}
     for size, (name, n_params) in enumerate(sizes.items()):
         for seed in SEEDS:
-            for kind, at, d, samples in PLACES:
+            for kind, at, d, samples in places:
                 labels = {"stage_id": f"{kind}-{name}-{seed}-{at}", "model": name, "n_params": n_params, "seed": seed}
                 labels |= {"stage_kind": kind, "status": "done", "at": at, "at_sqrt_kl": d or None, "samples": samples}
                 found["behaviours"] += [labels | row for row in levels(size, seed, d)]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.fake_behaviours import behaviour_rows
+from tests.fake_behaviours import PLACES, behaviour_rows
 
 Row = dict[str, Any]
 MOST = 8000  # comparisons of the largest count
@@ -46,12 +46,13 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
     models = [{"model": name, "n_params": n} for name, n in sizes.items()]
     sized = [{**m, "n_comparisons": MOST, "n_runs": 2, "note": None} for m in models]
     return {
-        **behaviour_rows(sizes),
+        **behaviour_rows(sizes, PLACES[::2]),
         "distillation": [row for i, m in enumerate(models) for row in distilled(m, i)],
         "distillation_curve": [row for i, m in enumerate(models) for row in distilled_along(m, i)],
         "frontier_slopes": [slopes(models)],
         "predictions": [prediction(models)],
         "tax_per_reward": [row for i, m in enumerate(models) for row in rewards(m, i)],
+        "at_equal_reward": [row for i, m in enumerate(models) for row in recipes(m, i)],
         "pm_turns": [row for i, m in enumerate(sized) for row in turns(m, i)],
         "pm_calibration": [row for i, m in enumerate(sized) for row in calibration(m, i)],
         "pm_floor": [row for i, m in enumerate(sized) for row in floor(m, i)],
@@ -72,6 +73,17 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "robustness": [parting(m, by, test) for m in models for by in models for test in models],
         "pm_size_effect": [row for m in models for row in size_effects(m, models)],
     }
+
+
+def recipes(model: Row, place: int) -> list[Row]:
+    """Two mitigations that halve a tax of 4 points, or lower it by one more point at every size."""
+    rows = []
+    for other, tax in (("fake:ptx1", 0.02), ("fake interpolated", 0.03 - 0.01 * place)):
+        labels = {**model, "before": "base", "k_shot": 0, "recipe": "fake", "other": other, "reward": 0.7}
+        taxes = {"tax": estimate(0.04, 0.01), "other_tax": estimate(tax, 0.01)}
+        found = {"difference": difference(0.04 - tax, 0.004), "verdict": other, "tasks": ["a", "b"]}
+        rows.append(labels | taxes | found | {"n_seeds": 3, "note": None})
+    return rows
 
 
 def completed(results: Row) -> Row:

@@ -82,12 +82,15 @@ class Shape:
     failed: bool = False  # the largest size's last benchmark failed
     diverged: bool = False  # the smallest size's last policy collapsed
     shared_base: bool = False  # all seeds descend from the first seed's base model
+    n_bases: int | None = None  # so many seeds have bases and mitigations; later ones descend from those in turn
     helpful_share: tuple[float, ...] = ()  # additional PMs of the train half, one thing changed at a time
     harmless_weight: tuple[float, ...] = ()
     rate_factor: tuple[float, ...] = ()  # additional bases, PMs and policies
     documents: bool = False  # bases keep their held-out loss by document
     ptx_coef: tuple[float, ...] = ()  # additional policies with benchmarks; they pay half of the tax
+    ptx_at: tuple[str, ...] = ("end",)  # where these are benchmarked
     ways: bool = False  # a pool of samples and an interpolation beside every main policy
+    line_at: tuple[float, ...] = ()  # alphas of interpolations that are benchmarked; they pay half of that share
     learning_curve: bool = False  # the PM of the most comparisons is also scored at the other numbers along its pass
 
 
@@ -133,7 +136,7 @@ class Builder:
         self.path, self.sizes, self.rng, self.truth, self.shape = path, list(sizes), rng, truth, shape
         self.store = RunStore(path)
         self.stages: list[dict[str, Any]] = []
-        self.bases: dict[int, str] = {}  # the newest base model of each size
+        self.bases: dict[tuple[int, int], str] = {}  # of each size, by number
         n = shape.held_out
         self.conversation = [f"c{i // 2:04d}" for i in range(n)]  # two comparisons a conversation
         self.tranche = [TRANCHES[(i // 2) % 2] for i in range(n)]
@@ -399,13 +402,14 @@ class Builder:
         slug = f"benchmark-{size_name(n_params)}-{at or 'model'}-s{seed}"
         return self.stage("benchmark", slug, config, {"data": data, "model": model}, fill, error=error)
 
-    def chain(self, n_params: int, seed: int, data: str, tokenizer: str, last: bool) -> None:
-        """Base, PMs, policy and benchmarks of one size and seed."""
+    def chain(self, n_params: int, seed: int, data: str, tokenizer: str, last: bool, number: int) -> None:
+        """Base, PMs, policy and benchmarks of one size and seed, the ``number``-th."""
         shape = self.shape
-        base = self.bases.get(n_params) if shape.shared_base else None
-        fresh = base is None
-        if base is None:
-            base = self.bases[n_params] = self.base(n_params, seed, data, tokenizer)
+        place = (n_params, number % (1 if shape.shared_base else shape.n_bases or number + 1))
+        fresh = place not in self.bases
+        if fresh:
+            self.bases[place] = self.base(n_params, seed, data, tokenizer)
+        base = self.bases[place]
         most = shape.comparisons[-1]
         curve = PMChange(eval_at=shape.comparisons[:-1] if shape.learning_curve else ())
         pms = {
@@ -417,8 +421,8 @@ class Builder:
         parents = {"data": data, "policy": policy, "pm_train": pms["train", most], "pm_test": pms["test", most]}
         collapsed = shape.diverged and last and n_params == self.sizes[0]
         ppo = self.ppo(n_params, seed, parents, "diverged" if collapsed else "done")
-        if shape.ways:
-            add_ways(self, spec(n_params), seed, parents, ppo)
+        beside = fresh or shape.n_bases is None
+        line = add_ways(self, spec(n_params), seed, parents, ppo) if shape.ways and beside else None
         if fresh:
             self.benchmark(n_params, seed, data, base, None, 0.0)
         if shape.reference:
@@ -428,7 +432,10 @@ class Builder:
             share = 1.0 if at == "end" else 0.5
             error = "no disk space left on /data" if fails else None
             self.benchmark(n_params, seed, data, ppo, at, share, error)
-        self.changed(n_params, seed, {"data": data, "tokenizer": tokenizer, "base": base} | parents, fresh)
+        for alpha in shape.line_at if line is not None else ():
+            self.benchmark(n_params, seed, data, line, f"alpha={alpha}", alpha / 2)
+        if beside:
+            self.changed(n_params, seed, {"data": data, "tokenizer": tokenizer, "base": base} | parents, fresh)
 
     def changed(self, n_params: int, seed: int, made: Mapping[str, str], fresh: bool) -> None:
         """PMs, bases and policies with one thing changed."""
@@ -446,7 +453,8 @@ class Builder:
         for coef in shape.ptx_coef:
             parents = {role: made[role] for role in ("data", "policy", "pm_train", "pm_test")}
             policy = self.ppo(n_params, seed, parents, ptx_coef=coef)
-            self.benchmark(n_params, seed, made["data"], policy, "end", 0.5)
+            for at in shape.ptx_at:
+                self.benchmark(n_params, seed, made["data"], policy, at, 0.5 if at == "end" else 0.25)
 
 
 def write_samples(folder: Path, evals: pd.DataFrame) -> None:
@@ -535,8 +543,8 @@ def make_runs(
         lambda folder, writer: {"vocab_size": 1024, "bytes_per_token": {"value": 3.1, "se": 0.02, "n": 100}},
     )  # fmt: skip
     for n_params in sizes:
-        for seed in seeds:
-            builder.chain(n_params, seed, data, tokenizer, last=seed == seeds[-1])
+        for number, seed in enumerate(seeds):
+            builder.chain(n_params, seed, data, tokenizer, last=seed == seeds[-1], number=number)
     study = {
         "name": "fake", "sizes": [size_name(n) for n in sizes], "seeds": list(seeds),
         "pm": {"n_comparisons": list(shape.comparisons)},

@@ -23,8 +23,8 @@ SCORES = ("score_train", "score_test", "gold")
 LINE = 0.4  # what weights in between have more than the policy at the same distance
 
 
-def add_ways(builder: Builder, size: SizeSpec, seed: int, parents: Mapping[str, str], policy: str) -> None:
-    """Both kinds of stage for one policy; they share its prompts and the prompts' own levels."""
+def add_ways(builder: Builder, size: SizeSpec, seed: int, parents: Mapping[str, str], policy: str) -> str:
+    """Both kinds of stage for one policy; they share its prompts and the prompts' own levels. Returns the line's id."""
     evals = pd.read_parquet(builder.store.stage_path(policy) / "evals.parquet")
     rng = np.random.default_rng([size.n_params or 0, seed, 11])
     model = {"model": builder.model(size.n_params or 0)}
@@ -42,7 +42,7 @@ def add_ways(builder: Builder, size: SizeSpec, seed: int, parents: Mapping[str, 
     builder.stage("best_of_n", f"best-of-n-{size.name}-s{seed}", best, parents, pool)
     ends = {**parents, "policy": policy, "reference": parents["policy"]}
     points = InterpolationConfig(size=size, seed=seed, training=PPOTraining(), compute=Compute(), alphas=ALPHAS)
-    builder.stage("interpolation", f"interpolation-{size.name}-s{seed}", points, ends, line)
+    return builder.stage("interpolation", f"interpolation-{size.name}-s{seed}", points, ends, line)
 
 
 def expected(start: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

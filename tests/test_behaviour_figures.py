@@ -85,7 +85,7 @@ def test_losses_and_their_paired_changes(results: Results) -> None:
     ] == "Rejected minus chosen (n=300)"
 
 
-def test_agreement_goes_along_samples_to_the_train_pm_with_most_comparisons(results: Results) -> None:
+def test_agreement_goes_along_samples_beside_the_pms_with_most_comparisons(results: Results) -> None:
     table = behaviour_figures.agreement_table(results)
     assert list(dict.fromkeys(table["panel"])) == ["all", "harmless", "helpful"]
     assert points(table, panel="helpful", model="12k")["x"].tolist() == [0, 256, 1024]

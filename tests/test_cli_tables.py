@@ -57,8 +57,15 @@ def test_analyze_and_compare(tmp_path: Path) -> None:
         "compare.json",
         "compare.svg",
         "compare.png",
+        "equal_reward_rows.csv",
+        "equal_reward.csv",
+        "equal_reward.svg",
+        "equal_reward.png",
     }
-    assert call("compare", *runs).stdout.count("world_facts (cloze)") == 4  # at the end and at equal gold reward
+    shown = call("compare", *runs).stdout
+    assert shown.count("world_facts (cloze)") == 4  # at the end and at equal gold reward
+    (row,) = content["at_equal_reward"]
+    assert f"{row['difference']['value']:+.4f} [" in shown.split("at equal gold reward:")[1]
     for args in (("analyze", tmp_path / "none"), ("compare", runs[0]), ("report", tmp_path / "none")):
         failed = call(*args)
         assert failed.exit_code == 2 and failed.stderr.count("\n") == 1

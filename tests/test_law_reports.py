@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from analysis.results import analyze
-from reports.law_figures import COMMON, reward_table, slopes_table
+from reports.law_figures import COMMON, slopes_table
 from reports.law_sentences import law_sentences, law_tables
 from reports.result_tables import pooled_table, tax_rows_table
 from reports.reward_sentences import prediction_sentences, prediction_table, reward_sentences, reward_tables
+from reports.tax_along import reward_table
 from tests.fake_runs import Shape, make_runs
 
 Results = dict[str, Any]
@@ -87,17 +88,22 @@ def test_tax_per_reward_in_words(results: Results) -> None:
     assert reward_sentences({"tax_per_reward": []}) == [] == reward_tables({})
 
 
-@pytest.mark.parametrize("verdict, words", [("a", "a costs less"), ("b", "b costs less"), ("inconclusive", "neither")])
+@pytest.mark.parametrize(
+    "verdict, words",
+    [("s", "PPO costs less at 12k"), ("s:ptx1", "PPO-ptx 1 costs less at 12k"), ("inconclusive", "neither measurably")],
+)
 def test_recipes_in_words(verdict: str, words: str) -> None:
     difference = {"value": 0.02, "se": 0.01, "low": 0.001, "high": 0.04, "n": 300, "mde": 0.03}
-    row = {"model": "12k", "recipe": "a", "other": "b", "reward": 0.7, "verdict": verdict, "difference": difference,
-           "tasks": ["t"], "n_seeds": 3, "note": None}  # fmt: skip
-    (text,) = reward_sentences({"at_equal_reward": [row]})
-    assert words in text and "+2.0 [+0.1, +4.0] points (1 task, 3 seeds)" in text
-    (missing,) = reward_sentences(
-        {"at_equal_reward": [row | {"difference": None, "note": "no chain has both recipes"}]}
-    )
-    assert missing.endswith("at 12k: no chain has both recipes.")
+    row = {"model": "12k", "recipe": "s", "other": "s:ptx1", "reward": 0.7, "verdict": verdict, "tasks": ["t"],
+           "difference": difference, "n_seeds": 3, "note": None, "before": "base", "k_shot": 2}  # fmt: skip
+    (text,) = reward_sentences({"at_equal_reward": [row, row | {"before": "reference"}]})
+    assert words in text and text.startswith("At equal gold reward, 2-shot, ")
+    assert "12k +2.0 [+0.1, +4.0] where both had gained 0.70 (1 task, 3 seeds)" in text
+    missing = row | {"model": "60k", "difference": None, "note": "no chain has both recipes"}
+    (both,) = reward_sentences({"at_equal_reward": [row, missing]})
+    assert both.endswith("Not compared: 60k: no chain has both recipes.")
+    (neither,) = reward_sentences({"at_equal_reward": [missing]})
+    assert neither.endswith("cannot be compared at equal gold reward, 2-shot: 60k: no chain has both recipes.")
 
 
 def test_predictions_in_words(results: Results) -> None:
@@ -117,7 +123,8 @@ def test_figures_show_what_results_have(results: Results) -> None:
     common = slopes[slopes["series"] == COMMON]
     assert common["y"].tolist() == [row["common"]["value"] for row in results["frontier_slopes"]]
     rewards = reward_table(results)
-    assert len(rewards) == len(results["tax_per_reward"])
+    measured = [row for row in results["tax_per_reward"] if not row["at"].startswith("gold=")]
+    assert len(rewards) == len(measured) > 0
     taxes = {(r["model"], round(r["reward"]["value"], 9)): r["tax"]["value"] * 100 for r in results["tax_per_reward"]}
     assert all(taxes[row.model, round(row.x, 9)] == pytest.approx(row.y) for row in rewards.itertuples())
 

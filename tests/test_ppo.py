@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hh_scaling import models, ppo
+from hh_scaling import models, ppo, scorers
 from hh_scaling.configs import Compute, Dtype, PPOTraining
 from hh_scaling.crew import Crew
 from hh_scaling.policy_eval import Evaluation, why_diverged
@@ -280,3 +280,27 @@ def test_two_processes_make_a_run_that_repeats(
     assert (folders[0] / "model/model.safetensors").read_bytes() == (
         folders[1] / "model/model.safetensors"
     ).read_bytes()
+
+
+def shifted(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    """Every score higher by a constant, which says nothing of any response."""
+    score_trees = scorers.score_trees
+    monkeypatch.setattr(scorers, "score_trees", lambda *args, **more: score_trees(*args, **more) + by)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_constant_added_to_all_scores_changes_nothing_where_they_are_centered(
+    parents: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centered: bool
+) -> None:
+    """Up to float32 rounding of scores near 8. Without centering the values, which start from 0, miss it."""
+    of = config(center_scores=centered, schedule={"learning_rate": 1e-3})
+    folders = [tmp_path / name for name in ("as it is", "shifted")]
+    for folder, by in zip(folders, (0.0, 8.0), strict=True):
+        folder.mkdir()
+        shifted(monkeypatch, by)
+        run_stage("ppo", of, parents, folder)
+        monkeypatch.undo()
+    as_it_is, moved = (pd.read_parquet(folder / "evals.parquet") for folder in folders)
+    assert np.allclose(moved.score_train[:24] - as_it_is.score_train[:24], 8, atol=1e-5)
+    same = np.allclose(moved.kl_exact, as_it_is.kl_exact, rtol=0.02, atol=1e-4)
+    assert same == centered

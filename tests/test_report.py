@@ -221,7 +221,8 @@ PAYLOADS = [
 ]
 FREE_TEXT = {
     "name", "description", "model", "note", "task", "tranche", "stage_id", "prompt", "response", "what", "reason",
-    "text", "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing",
+    "text", "rule", "group", "formula", "message", "source", "generated_by", "half", "recipe", "missing", "part",
+    "occupation",
 }  # fmt: skip
 
 
@@ -235,6 +236,8 @@ def poisoned(value: Any, suffix: str, key: str = "") -> Any:
     free = isinstance(value, str) and (key in FREE_TEXT or key == "tasks")
     ours = ("all", "pooled", "pm all", "pm n=")  # names that the analysis gives
     free = free and not value.startswith(ours) and not (key == "group" and value in ("helpful", "harmless", "mean"))
+    known = ("religion", "race", "layer ", "responses", "dialogues", "text")  # parts that are no tranche
+    free = free and not (key == "part" and value.startswith(known))
     return value + suffix if free else value
 
 
