@@ -12,9 +12,8 @@ from analysis.crossed import Term, measure
 from analysis.estimates import mean, means
 from analysis.frames import MAIN, Study, costs
 from analysis.held_out import HeldOut, sigmoid
+from analysis.pm_baselines import baselines, same_length
 from analysis.pools import PM, Pool, grouped
-
-SAME_LENGTH = 0.1  # of the longer response's characters: pairs that differ by no more are matched in length
 
 
 def pm_rows(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
@@ -38,11 +37,15 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _labels(study: Study, pm: PM) -> dict[str, Any]:
     record = pm.record
+    dropped = record.summary.get("dropped") or {}
     return {
         "stage_id": record.stage_id, "model": pm.model.name, "n_params": pm.model.n_params,
         "n_params_total": pm.model.n_params_total, "seed": study.seed(record),
         "seed_base": study.seed(study.base(record)), "half": pm.half, "n_comparisons": pm.n_comparisons,
         "n_trained": record.summary.get("n_comparisons", record.config.get("n_comparisons")), "split": "held_out",
+        "equal_after_truncation": dropped.get("equal_after_truncation"),
+        "truncated": record.summary.get("truncated"),  # absent from what earlier versions wrote
+        "held_out_truncated": record.summary.get("held_out_truncated"),
     }  # fmt: skip
 
 
@@ -69,12 +72,6 @@ def measures(of: HeldOut) -> dict[str, Any]:
     }
 
 
-def same_length(of: HeldOut) -> np.ndarray:
-    """(n,) pairs whose lengths differ by at most a tenth of the longer."""
-    longer = np.maximum(of.length_chosen, of.length_rejected)
-    return np.asarray(np.abs(of.length_chosen - of.length_rejected) <= SAME_LENGTH * longer)
-
-
 def pm_trend(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
     """Accuracy, loss and calibration at each size and number of comparisons, pooled over seeds and halves.
 
@@ -96,9 +93,11 @@ def _trend_rows(study: Study, pools: list[Pool]) -> list[dict[str, Any]]:
         "calibration_slope": slope_term,
     }
     found = {name: measure(pools, quantity) for name, quantity in quantities.items()}
+    beside = baselines(pools, lambda pool, values, kept: pool.term(values, kept))
     return [
         pool.labels
         | {name: of[i].to_proportion() if name == "accuracy" else of[i].to_dict() for name, of in found.items()}
+        | beside[i]
         | {"n_runs": len(pool.pms), "n_chains": len(pool.chains), "note": pool.note(study, found["accuracy"][i])}
         for i, pool in enumerate(pools)
     ]

@@ -32,6 +32,7 @@ def pm_calibration(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
         inside = [of == b for of, _ in bins]
         cells = list(zip(pools, inside, strict=True))
         accuracy = measure(cells, lambda cell: cell[0].term(cell[0].scores.correct, cell[1]))
+        length = measure(cells, lambda cell: cell[0].term(cell[0].scores.longer, cell[1]))
         gap = measure(cells, lambda cell: _gap(*cell))
         for i, pool in enumerate(pools):
             if inside[i].any():
@@ -40,6 +41,7 @@ def pm_calibration(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
                     "bin": b, "left": float(edges[b]), "right": float(edges[b + 1]),
                     "difference": float(within.mean()), "accuracy": accuracy[i].to_proportion(),
                     "expected": float(sigmoid(within).mean()), "gap": gap[i].to_difference(),
+                    "length_accuracy": length[i].to_proportion(),
                     "n_runs": len(pool.pms), "note": pool.note(study, accuracy[i]),
                 })  # fmt: skip
     return sorted(rows, key=lambda row: (row["n_params"], row["model"], row["bin"]))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.crossed import Term, combine, measure
 from analysis.frames import MAIN, Study, stage_table
+from analysis.pm_baselines import baselines
 from analysis.pools import PM, Pool, grouped, groups_of, on_common_chains
 
 CURVE_COLUMNS = ("pairs", "comparison_id", "score_chosen", "score_rejected")
@@ -88,11 +89,12 @@ def _rows(
         accuracy = measure([(pool, group) for pool in pools], lambda cell: _accuracy(*cell))
         separate = measure(beside, lambda pool: None if pool is None else _accuracy(pool, group))  # noqa: B023
         change = measure([(pair, group) for pair in both], lambda cell: cell[0] and _difference(*cell[0], cell[1]))
+        beside_it = baselines(pools, lambda pool, values, kept: pool.term(values, pool.rows(group) & kept))  # noqa: B023
         for i, pool in enumerate(pools):
             rows.append(pool.labels | {
                 "group": group, "pairs": round(sum(pairs[pm.record.stage_id] for pm in pool.pms) / len(pool.pms)),
                 "accuracy": accuracy[i].to_proportion(), "separate": separate[i].to_proportion(),
-                "difference": change[i].to_difference(), "n_runs": len(pool.pms),
+                "difference": change[i].to_difference(), **beside_it[i], "n_runs": len(pool.pms),
                 "note": pool.note(study, accuracy[i]),
             })  # fmt: skip
     return rows

@@ -13,8 +13,8 @@ from analysis.estimates import cochran_df, codes, influences
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit
 from analysis.frames import MAIN, SHARED_BASE, base_of
-from analysis.held_out import HeldOut
-from analysis.pools import PM
+from analysis.held_out import KINDS, HeldOut
+from analysis.pools import PM, Pool, with_both_kinds
 from analysis.spread import covariance_of, pool_spread, with_covariance
 
 Floats = NDArray[np.float64]
@@ -44,9 +44,17 @@ def pm_fits(pms: Sequence[PM]) -> list[FitResult]:
     Points are PMs; clusters are base models, whose seeds are not independent of each other. A slope with data varies
     within a base; with one base its clusters are the seeds, and what it says is given that base. A slope with size
     varies only between bases and has t on their number less two. The variance of the shared held-out comparisons is
-    added.
+    added. Where the held-out comparisons are of both kinds, each has laws of its own besides ("pm helpful all", …): the
+    paper's equation A.1 is of helpfulness alone.
     """
-    return [result for y in VALUES for result in _log_linear(pms, y)]
+    main = [pm for pm in pms if pm.setting == MAIN]
+    kinds = KINDS if main and with_both_kinds([Pool((pm,)) for pm in main]) else ()
+    found = [result for y in VALUES for result in _log_linear(main, y)]
+    for kind in kinds:
+        own = [replace(pm, scores=pm.scores.select(pm.scores.kind == kind)) for pm in main]
+        fits = [result for y in VALUES for result in _log_linear(own, y)]
+        found += [replace(result, group=result.group.replace("pm ", f"pm {kind} ", 1)) for result in fits]
+    return found
 
 
 def _log_linear(pms: Sequence[PM], y: str) -> list[FitResult]:

@@ -13,7 +13,8 @@ import numpy as np
 from analysis.crossed import Measured, Term, combine, measure, ratio, size_mean, size_slope
 from analysis.estimates import Estimate
 from analysis.frames import Study
-from analysis.held_out import KINDS, Bools
+from analysis.held_out import KINDS, Bools, Floats
+from analysis.pm_baselines import baselines
 from analysis.pools import PM, Pool, on_common_chains, varied, with_both_kinds
 
 Value = float | None
@@ -24,10 +25,14 @@ Pair = tuple[Pool, Pool]
 
 def accuracy(pool: Pool, group: str, rows: Bools | None = None) -> Term | None:
     """Accuracy over ``rows`` (all by default) on one kind of comparison, or the mean of both kinds'."""
-    correct = pool.scores.correct
+    return mean_of(pool, group, pool.scores.correct, rows)
+
+
+def mean_of(pool: Pool, group: str, values: Floats, rows: Bools | None = None) -> Term | None:
+    """The mean of ``values`` (R,) over ``rows`` of one kind of comparison, or the mean of both kinds'."""
     if group == "mean":
-        return pool.mean_of_kinds(correct, rows)
-    return pool.term(correct, pool.rows(group) if rows is None else pool.rows(group) & rows)
+        return pool.mean_of_kinds(values, rows)
+    return pool.term(values, pool.rows(group) if rows is None else pool.rows(group) & rows)
 
 
 def difference(pair: Pair, group: str) -> Term | None:
@@ -92,7 +97,8 @@ def _compared(sizes: list[Size], of: Callable[[Size], Term | None]) -> dict[int,
 
 
 def _row(study: Study, pool: Pool, group: str, measured: Measured) -> dict[str, Any]:
-    shared = {"group": group, "accuracy": measured.to_proportion(), "n_runs": len(pool.pms)}
+    (beside,) = baselines([pool], lambda one, values, kept: mean_of(one, group, values, kept))
+    shared = {"group": group, "accuracy": measured.to_proportion(), **beside, "n_runs": len(pool.pms)}
     return pool.labels | shared | {"note": pool.note(study, measured)}
 
 

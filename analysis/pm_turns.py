@@ -10,6 +10,7 @@ import numpy as np
 from analysis.crossed import Term, combine, measure
 from analysis.frames import Study
 from analysis.held_out import Bools
+from analysis.pm_baselines import baselines
 from analysis.pools import PM, Pool, everything, largest
 
 MIN_CONVERSATIONS = 30  # fewer are no class of their own and enter no difference: their clustered error is no use
@@ -48,17 +49,20 @@ def turn_classes(pools: list[Pool]) -> list[Turn]:
 
 
 def pm_turns(study: Study, pms: list[PM]) -> list[dict[str, Any]]:
-    """Accuracy of every size's main PMs at each turn, and its difference from the first turn's within tranches."""
+    """Accuracy and log loss of every size's main PMs at each turn, what length and a perfect reader reach there, and
+    the difference of accuracy from the first turn's within tranches."""
     pools = largest(pms)
     rows = []
     for turn in turn_classes(pools):
         cells = [(pool, turn) for pool in pools]
         accuracy = measure(cells, lambda cell: cell[0].term(cell[0].scores.correct, cell[1].rows(cell[0])))
+        loss = measure(cells, lambda cell: cell[0].term(cell[0].scores.log_loss, cell[1].rows(cell[0])))
         minus = measure(cells, lambda cell: _minus_first(*cell))
-        for pool, one, change in zip(pools, accuracy, minus, strict=True):
+        beside = baselines(pools, lambda pool, values, kept: pool.term(values, turn.rows(pool) & kept))  # noqa: B023
+        for i, (pool, one, change) in enumerate(zip(pools, accuracy, minus, strict=True)):
             rows.append(pool.labels | {
                 "turn": turn.first, "label": turn.label, "accuracy": one.to_proportion(),
-                "minus_first": change.to_difference(),
+                "log_loss": loss[i].to_dict(), "minus_first": change.to_difference(), **beside[i],
                 "n_conversations": len(set(pool.scores.conversation[turn.rows(pool)])),
                 "n_runs": len(pool.pms), "note": pool.note(study, one),
             })  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hh_scaling.configs import Compute, PMConfig, PMTraining, Schedule, SizeSpec
-from hh_scaling.inputs import DataError
+from hh_scaling.inputs import DataError, json_kind, require_unicode
 from hh_scaling.models import load_pretrained, set_up
 from hh_scaling.packing import Tree, tree_of
 from hh_scaling.pairs import encode
@@ -65,16 +65,33 @@ def bench_pm(
 
 def read_pairs(path: Path, tokenizer: Any, max_length: int, n: int) -> tuple[list[Tree], dict[str, int]]:
     """The first ``n`` of a JSON list of [chosen, rejected] transcripts as trees; how many of them were dropped."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))[:n]
-        sides = [encode(tokenizer, [row[i] for row in rows]) for i in range(2)]
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise DataError(f"{path}: not a JSON list of [chosen, rejected] transcripts ({error})") from error
+    rows = read_rows(path)[:n]
+    sides = [encode(tokenizer, [row[i] for row in rows]) for i in range(2)]
     end = tokenizer.eos_token_id
     pairs = [[chosen + [end], rejected + [end]] for chosen, rejected in zip(*sides, strict=True)]
     short = [pair for pair in pairs if max(map(len, pair)) <= max_length]
     trees = [tree_of(pair) for pair in short if pair[0] != pair[1]]
     return trees, {"too_long": len(pairs) - len(short), "equal": len(short) - len(trees)}
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The file's pairs; DataError names the row, from 0, that is not two transcripts."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable JSON ({error}); expected a list of [chosen, rejected]") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a JSON {json_kind(rows)}; expected a list of [chosen, rejected]")
+    for i, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != 2:
+            found = f"a list of {len(row)}" if isinstance(row, list) else f"of type {json_kind(row)}"
+            raise DataError(f"{path}: row {i} is {found}; expected [chosen, rejected]")
+        for side, text in zip(("chosen", "rejected"), row, strict=True):
+            if not isinstance(text, str) or not text:
+                found = "an empty string" if text == "" else f"of type {json_kind(text)}"
+                raise DataError(f"{path}: row {i}: {side} is {found}; expected a transcript")
+            require_unicode(text, f"{path}: row {i}", side)
+    return rows
 
 
 def product_rate(compute: Compute, size: int = 1024, repeats: int = 20) -> float:

@@ -80,9 +80,23 @@ def score(
     if as_json:
         print_json(found)
         return
-    for row in found["rows"]:
-        print("\t".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+    print_rows(found["rows"])
     show({name: value for name, value in found.items() if name not in ("rows", "schema")}, sys.stderr)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """A line of the columns' names, then the rows, tabs between; a column that a row has not is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    print("\t".join(names))
+    for row in rows:
+        print("\t".join(cell(row.get(name, "")) for name in names))
+
+
+def cell(value: object) -> str:
+    """A number in six digits, a list with commas."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @bench_app.callback()

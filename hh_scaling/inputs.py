@@ -78,14 +78,14 @@ def _listing(path: Path) -> list[Path]:
     if any(mark in str(path) for mark in WILDCARDS):
         root = Path(path.anchor or ".")
         return sorted(file for file in root.glob(str(path.relative_to(path.anchor))) if file.is_file())
-    raise DataError(f"{path}: no such file or folder{_nearest(path)}; expected a file, a folder or a pattern of files")
+    raise DataError(f"{path}: no such file or folder{nearest(path)}; expected a file, a folder or a pattern of files")
 
 
 def _hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _nearest(path: Path) -> str:
+def nearest(path: Path) -> str:
     """`` (nearest: NAME)`` where the folder that should hold ``path`` has a similar name."""
     with contextlib.suppress(OSError):
         close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
@@ -109,7 +109,7 @@ def input_file(path: Path, root: Path | None = None) -> InputFile:
         size = path.stat().st_size
         digest = file_sha256(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}){_nearest(path)}; expected a file") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}){nearest(path)}; expected a file") from error
     if size == 0:
         raise DataError(f"{path}: the file is empty; expected at least one row")
     return InputFile(name=name, sha256=digest, bytes=size)

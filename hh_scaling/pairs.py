@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from hh_scaling.inputs import DataError
 from hh_scaling.packing import Tree, tree_of
 
 COLUMNS = ("prompt", "chosen", "rejected")
@@ -35,23 +36,23 @@ def choose_rows(table: Path, split: str, n: int | None, helpful_share: float | N
     """Rows of a part of comparisons.parquet as ``row`` (its number there) and ``tranche``, in their fixed order.
 
     The first ``n`` (None: all), or with a share the first round(share * n) helpful and the first harmless ones beside
-    them, so that subsets are nested. ValueError when there are too few. The one part of votes.parquet is "votes".
+    them, so that subsets are nested. DataError when there are too few. The one part of votes.parquet is "votes".
     """
     keys = pq.read_table(table, columns=list(KEYS), read_dictionary=["split", "tranche"]).to_pandas()
     part = keys[keys.split == split].sort_values("order").rename_axis("row").reset_index()[["row", "tranche"]]
     where = {"held_out": "held out", "votes": "among the votes"}.get(split, f"in the {split} half")
     if helpful_share is None:
         if n is not None and len(part) < n:
-            raise ValueError(f"{len(part)} comparisons {where}, wanted: {n}")
+            raise DataError(f"{len(part)} comparisons {where}, wanted: {n} (n_comparisons; allowed: at most that many)")
         return part if n is None else part.head(n)
     if n is None:
-        raise ValueError("pm.helpful_share needs a number of comparisons, found: all")
+        raise DataError("pm.helpful_share needs a number of comparisons, found: all")
     n_helpful = round(helpful_share * n)
     chosen = []
     classes = (("helpful", is_helpful(part.tranche), n_helpful), ("harmless", is_harmless(part.tranche), n - n_helpful))
     for name, belongs, wanted in classes:
         if belongs.sum() < wanted:
-            raise ValueError(f"{belongs.sum()} {name} comparisons {where}, wanted: {wanted} of {n}")
+            raise DataError(f"{belongs.sum()} {name} comparisons {where}, wanted: {wanted} of {n} (pm.helpful_share)")
         chosen.append(part[belongs].head(wanted))
     return pd.concat(chosen).sort_index()
 
@@ -104,14 +105,22 @@ def pair_tree(prompt: list[int], chosen: list[int], rejected: list[int], end: in
     return tree_of([prompt + chosen + [end], prompt + rejected + [end]])
 
 
-def pair_trees(rows: pd.DataFrame, tokenizer: Any, max_length: int) -> list[Tree]:
-    """The comparisons' trees, chosen side first.
+def is_cut(prompt: list[int], chosen: list[int], rejected: list[int], max_length: int) -> bool:
+    """Whether ``pair_tree`` leaves out tokens of the comparison."""
+    return len(prompt) + max(len(chosen), len(rejected)) + 1 > max_length
 
-    Prompt and response are encoded apart, so that the tokens are those a policy would emit after the prompt.
+
+def encode_pairs(rows: pd.DataFrame, tokenizer: Any) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Token ids of each comparison's prompt, chosen and rejected response.
+
+    They are encoded apart, so that the tokens are those a policy would emit after the prompt.
     """
-    prompts, chosen, rejected = (encode(tokenizer, list(rows[c])) for c in COLUMNS)
-    end = tokenizer.eos_token_id
-    return [pair_tree(p, c, r, end, max_length) for p, c, r in zip(prompts, chosen, rejected, strict=True)]
+    return zip(*(encode(tokenizer, list(rows[c])) for c in COLUMNS), strict=True)
+
+
+def pair_trees(rows: pd.DataFrame, tokenizer: Any, max_length: int) -> list[Tree]:
+    """The comparisons' trees, chosen side first."""
+    return [pair_tree(*pair, tokenizer.eos_token_id, max_length) for pair in encode_pairs(rows, tokenizer)]
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class PairFile:
     starts: np.ndarray
     lengths: np.ndarray
     equal: np.ndarray  # bool: truncation left both sides the same
+    cut: np.ndarray  # bool: truncation left out tokens
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -133,11 +143,11 @@ class PairFile:
 
     def select(self, keep: np.ndarray) -> PairFile:
         """Some of the pairs, by index or by a mask."""
-        return PairFile(self.tokens, self.starts[keep], self.lengths[keep], self.equal[keep])
+        return PairFile(self.tokens, self.starts[keep], self.lengths[keep], self.equal[keep], self.cut[keep])
 
 
 def write_pairs(table: Path, rows: np.ndarray, tokenizer: Any, max_length: int, path: Path) -> PairFile:
-    """The rows' trees, in the given order; their token ids go to ``path``, 21 bytes a pair stay in memory."""
+    """The rows' trees, in the given order; their token ids go to ``path``, 22 bytes a pair stay in memory."""
     return write_all_pairs([(table, rows)], tokenizer, max_length, path)
 
 
@@ -145,15 +155,17 @@ def write_all_pairs(tables: Sequence[Part], tokenizer: Any, max_length: int, pat
     """The same of rows of several tables, one table's after the other's."""
     n = sum(len(rows) for _, rows in tables)
     starts, lengths = np.zeros(n, dtype=np.int64), np.zeros((n, 3), dtype=np.int32)
-    equal = np.zeros(n, dtype=bool)
+    equal, cut = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
     at = 0
     with open(path, "wb") as stream:
         for places, frame in read_parts(tables):
-            for place, tree in zip(places, pair_trees(frame, tokenizer, max_length), strict=True):
+            for place, pair in zip(places, encode_pairs(frame, tokenizer), strict=True):
+                tree = pair_tree(*pair, tokenizer.eos_token_id, max_length)
+                cut[place] = is_cut(*pair, max_length)
                 parts = (tree.trunk, *tree.branches)
                 starts[place], lengths[place] = at, [len(part) for part in parts]
                 equal[place] = tree.branches[0] == tree.branches[1]
                 stream.write(np.array([t for part in parts for t in part], dtype=np.uint32).tobytes())
                 at += int(lengths[place].sum())
     tokens = np.memmap(path, dtype=np.uint32, mode="r") if at else np.zeros(0, dtype=np.uint32)
-    return PairFile(tokens, starts, lengths, equal)
+    return PairFile(tokens, starts, lengths, equal, cut)

@@ -78,7 +78,8 @@ def run(config: PMConfig, context: StageContext) -> StageResult:
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()
     summary = {"model": describe(model, config.size.name), "half": config.half} | found.counts
-    return StageResult(summary | summarise(scores) | judged)
+    cut = {"held_out_truncated": int(held_out.trees.cut.sum())}
+    return StageResult(summary | summarise(scores) | cut | judged)
 
 
 def find_held_out(data: Path, tokenizer: Any, max_length: int, path: Path) -> HeldOut:

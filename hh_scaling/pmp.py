@@ -39,4 +39,5 @@ def run(config: PMPConfig, context: StageContext) -> StageResult:
     for name in ("pairs.tmp", "held_out.tmp"):
         (out.path / name).unlink()
     summary = {"model": describe(model, config.size.name), "binarised": config.binarised}
-    return StageResult(summary | found.counts | summarise(scores))
+    cut = {"held_out_truncated": int(held_out.trees.cut.sum())}
+    return StageResult(summary | found.counts | summarise(scores) | cut)

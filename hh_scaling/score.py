@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from hh_scaling.comparisons import ASSISTANT, HUMAN
 from hh_scaling.configs import Compute
 from hh_scaling.estimates import clustered_mean
-from hh_scaling.inputs import DataError, numbered_objects
+from hh_scaling.inputs import DataError
 from hh_scaling.models import ModelError, autocast, load_pretrained, micro_batches, set_up, with_pad_token
 from hh_scaling.pairs import encode
+from hh_scaling.pm_folder import own_folder, stored_mean
 from hh_scaling.pm_model import MAX_LENGTH, longest_text
 from hh_scaling.splits import conversation_id
+from hh_scaling.texts_to_score import LEFT_OUT, Row, read_texts
 from hh_scaling.tree_scores import TreeScores, chains, score_trees
 
 OWN, CHAT, PLAIN = "transcript and end-of-context token", "chat template", "transcript with the tokenizer's own marks"
@@ -32,47 +33,21 @@ AT_ONCE = 1024  # rows of the file
 def score_file(pm: str, file: Path, compute: Compute) -> dict[str, Any]:
     """Scores of every row of ``file``, in order, and what they say together.
 
-    A row is a comparison ``{chosen, rejected}`` of transcripts, ``{prompt, response}``, or ``{text}``. DataError names
-    the line of a row that is none of them; ModelError says why a model cannot serve.
+    A row is a comparison ``{chosen, rejected}`` of transcripts, or of responses with their ``prompt`` beside them,
+    ``{prompt, response}``, or ``{text}``. ``held_out_mean`` is the mean score that the PM's own stage has stored (None
+    where there is none); scores less it are given too. DataError names the line of a row that is none of these;
+    ModelError says why a model cannot serve.
     """
     set_up(compute)
-    scorer = load_scorer(pm, compute)
-    rows = [row for part in in_parts(read_texts(file), AT_ONCE) for row in score_rows(scorer, part)]
-    if not rows:
-        raise DataError(f"{file}: no rows, needed: at least one transcript or comparison")
+    scorer, mean = load_scorer(pm, compute), stored_mean(pm)
+    rows = [row for part in in_parts(read_texts(file), AT_ONCE) for row in score_rows(scorer, part, mean)]
     return {
         "schema": 1, "pm": pm, "format": scorer.format, "n": len(rows), "truncated": scorer.n_truncated,
-        "summary": summarise(rows), "rows": rows,
+        "held_out_mean": mean, "summary": summarise(rows), "rows": rows,
     }  # fmt: skip
 
 
 # ---------------------------------------------------------------- rows
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the file: one text, or a chosen and a rejected one."""
-
-    line: int
-    texts: tuple[str, ...]
-
-
-def read_texts(file: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, plain or compressed."""
-    for at, row in numbered_objects(file, None):
-        line = int(at.rpartition(":")[2])
-        if "chosen" in row and "rejected" in row:
-            texts: tuple[Any, ...] = (row["chosen"], row["rejected"])
-        elif "prompt" in row and "response" in row:
-            texts = (f"{row['prompt']}{row['response']}",)
-        elif "text" in row:
-            texts = (row["text"],)
-        else:
-            has = ", ".join(row) or "no keys"
-            raise DataError(f"{at}: has {has}; expected chosen and rejected, prompt and response, or text")
-        if not all(isinstance(text, str) and text for text in texts):
-            raise DataError(f"{at}: a text is empty or no string; expected transcripts")
-        yield Row(line, texts)
 
 
 def in_parts(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -87,8 +62,11 @@ def in_parts(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield part
 
 
-def score_rows(scorer: TextScorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """``{line, score}`` or ``{line, score_chosen, score_rejected, conversation}`` of each row."""
+def score_rows(scorer: TextScorer, rows: Sequence[Row], mean: float | None) -> list[dict[str, Any]]:
+    """``{line, score}`` or ``{line, score_chosen, score_rejected, conversation}`` of each row.
+
+    With ``mean`` every score comes again less it, as ``…_less_mean``; ``problems`` are what is wrong with the row.
+    """
     try:
         scores = iter(scorer.together([row.texts for row in rows]).tolist())
     except DataError:
@@ -96,26 +74,37 @@ def score_rows(scorer: TextScorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
             try:
                 scorer.together([row.texts])
             except DataError as error:
-                raise DataError(f"line {row.line}: {error}") from error
+                raise DataError(f"{row.at}: {error}") from error
         raise
-    found = []
+    found: list[dict[str, Any]] = []
     for row in rows:
-        if len(row.texts) == 1:
-            found.append({"line": row.line, "score": next(scores)})
-        else:
-            pair = {"line": row.line, "score_chosen": next(scores), "score_rejected": next(scores)}
-            found.append(pair | {"conversation": conversation_id(row.texts[0])})
+        names = ("score",) if len(row.texts) == 1 else ("score_chosen", "score_rejected")
+        values = {name: next(scores) for name in names}
+        if mean is not None:
+            values |= {f"{name}_less_mean": values[name] - mean for name in names}
+        extra: dict[str, Any] = {"conversation": conversation_id(row.texts[0])} if len(names) == 2 else {}
+        problems = {"problems": list(row.problems)} if row.problems else {}
+        found.append({"line": row.line} | values | extra | problems)
     return found
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread of the scores; accuracy (ties one half) and log loss over comparisons, by conversation."""
-    pairs = [row for row in rows if "score_chosen" in row]
+    """Mean and spread of all scores; accuracy (ties one half) and log loss over comparisons, by conversation.
+
+    ``problems`` counts rows by what is wrong with them. Comparisons with one of LEFT_OUT are in neither accuracy nor
+    log loss; ``comparisons_left_out`` is how many. A row can have two problems.
+    """
     every = [row[key] for row in rows for key in ("score", "score_chosen", "score_rejected") if key in row]
     summary: dict[str, Any] = {"n_texts": len(every), "mean": float(np.mean(every)), "sd": float(np.std(every))}
+    summary["problems"] = dict(Counter(problem for row in rows for problem in row.get("problems", ())))
+    pairs = [row for row in rows if "score_chosen" in row]
+    usable = [row for row in pairs if not set(row.get("problems", ())) & set(LEFT_OUT)]
     if pairs:
-        difference = np.array([row["score_chosen"] - row["score_rejected"] for row in pairs])
-        conversation = [row["conversation"] for row in pairs]
+        summary["comparisons_left_out"] = len(pairs) - len(usable)
+    if usable:
+        difference = np.array([row["score_chosen"] - row["score_rejected"] for row in usable])
+        conversation = [row["conversation"] for row in usable]
+        summary["ties"] = int((difference == 0).sum())
         summary["accuracy"] = clustered_mean((difference > 0) + 0.5 * (difference == 0), conversation)
         summary["log_loss"] = clustered_mean(np.logaddexp(0, -difference), conversation)
     return summary
@@ -185,6 +174,9 @@ class ForeignScorer(TextScorer):
     def score_ids(self, ids: Sequence[list[int]]) -> np.ndarray:
         """(n,) scores of token ids with the model's own marks, by its own forward pass."""
         kept = self.cut(ids)
+        known = self.model.get_input_embeddings().num_embeddings
+        if kept and (largest := max(max(row, default=0) for row in kept)) >= known:
+            raise ModelError(f"the tokenizer gives token id {largest}, allowed: below {known}, the model's embeddings")
         scores = np.zeros(len(kept), dtype=np.float32)
         budget = self.compute.micro_batch_tokens if self.pad is not None else 1  # without padding each goes alone
         for group in micro_batches([len(row) for row in kept], budget):
@@ -288,22 +280,20 @@ def load_scorer(pm: str, compute: Compute, **options: Any) -> TextScorer:
     Options: revision, trust_remote_code. ModelError when it is no sequence classifier with one label.
     """
     folder, own = own_folder(pm)
-    model = load_pretrained(AutoModelForSequenceClassification, folder, new_head=False, **options)
+    try:
+        model = load_pretrained(AutoModelForSequenceClassification, folder, new_head=False, **options)
+    except ModelError as error:
+        where = "" if Path(pm).exists() else "no such folder; as a name on the hub: "
+        raise ModelError(f"{where}{error}") from error
     if model.config.num_labels != 1:
         raise ModelError(f"{pm}: a classifier with {model.config.num_labels} labels, needed: one with a single score")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{pm}: no tokenizer that can be loaded ({str(error).strip().splitlines()[0]})") from error
+    n_known, n_pieces = model.get_input_embeddings().num_embeddings, tokenizer.vocab_size
+    if n_pieces > n_known:
+        raise ModelError(f"{pm}: its tokenizer has {n_pieces} pieces, its embeddings {n_known} rows; needed: one each")
     model = model.to(compute.device)
     own = own or hasattr(model.config, MAX_LENGTH)
     return TextScorer(model, with_pad_token(tokenizer), compute) if own else ForeignScorer(model, tokenizer, compute)
-
-
-def own_folder(pm: str) -> tuple[str, bool]:
-    """Where the model lies, and whether a PM stage of this project made it."""
-    path = Path(pm)
-    for record, folder in ((path / "record.json", path / "model"), (path.parent / "record.json", path)):
-        if record.is_file() and json.loads(record.read_text()).get("kind") == "pm":
-            return str(folder), True
-    return pm, False

@@ -50,5 +50,6 @@ def find_pairs(chosen: Chosen, tokenizer: Any, max_length: int, path: Path) -> F
     if not all(counts.values()):
         raise ValueError(f"no comparison is left ({counts}, dropped {dropped}), needed: at least 1")
     kept = np.flatnonzero(~pairs.equal)
+    counts["truncated"] = int(pairs.cut[kept].sum())  # trained on all the same
     tranche = pd.concat([rows.tranche.astype(object) for _, rows in chosen.values()]).iloc[kept]
     return Found(pairs.select(kept), tranche, counts | {"dropped": dropped})

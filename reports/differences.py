@@ -45,7 +45,8 @@ def tally(differences: Sequence[Row], above: str, below: str) -> str:
     count = {side: sum(sign(d) == side for d in known) for side in (1, -1)}
     unknown = len(differences) - len(known)
     more = f" ({unknown} more of unknown interval)" if unknown else ""
-    return f"{count[-1]} of {len(known)} are measurably {below} and {count[1]} {above}{more}"
+    verb = "is" if count[-1] == 1 else "are"
+    return f"{count[-1]} of {len(known)} {verb} measurably {below} and {count[1]} {above}{more}"
 
 
 def value_words(change: Row) -> str:

@@ -23,6 +23,7 @@ def left_out_sentences(results: Row) -> list[str]:
     lines = [
         _dropped(results),
         _votes_left_out(results),
+        _cut(results),
         _excluded(results),
         _unresolved(results),
         _uninformative(results),
@@ -37,7 +38,9 @@ def _dropped(results: Row) -> str:
     if not data.get("n_rows"):
         return ""
     reasons = f": {join_words([f'{n:,} {reason}' for reason, n in dropped.items()])}" if dropped else ""
-    return f"Of {data['n_rows']:,} comparisons read, {data['n_rows'] - data['n_kept']:,} were dropped{reasons}."
+    n_empty = int(data.get("empty_responses") or 0)
+    empty = f" Kept although a response is empty: {n_empty:,}." if n_empty else ""
+    return f"Of {data['n_rows']:,} comparisons read, {data['n_rows'] - data['n_kept']:,} were dropped{reasons}.{empty}"
 
 
 def _votes_left_out(results: Row) -> str:
@@ -45,6 +48,23 @@ def _votes_left_out(results: Row) -> str:
     votes = (results.get("data") or {}).get("votes") or {}
     dropped = [f"{int(n):,} {reason}" for reason, n in (votes.get("dropped") or {}).items() if n]
     return f"Besides {votes['n_kept']:,} votes there were, left out: {join_words(dropped)}." if dropped else ""
+
+
+def _cut(results: Row) -> str:
+    """What the length limit did to the comparisons of the main preference models: cut ones are kept, equal ones not."""
+    rows = [row for row in rows_of(results, "pm") if row["tranche"] == "all"]
+    found = []
+    if equal := sum(row.get("equal_after_truncation") or 0 for row in rows):
+        n = equal + sum(row["n_trained"] for row in rows)
+        found.append(f"dropped, since both sides were then the same: {equal:,} of {n:,} for training")
+    known = [row for row in rows if row.get("truncated") is not None]
+    if cut := sum(row["truncated"] for row in known):
+        found.append(f"cut and kept: {cut:,} of {sum(row['n_trained'] for row in known):,} for training")
+    held_out = [(row["held_out_truncated"], row["accuracy"]["n"]) for row in known if row.get("held_out_truncated")]
+    if held_out:
+        found.append(f"cut and kept: up to {max(held_out)[0]:,} of {max(held_out)[1]:,} held out")
+    models = f"{plural(len(rows), 'preference model')} together"
+    return f"The length limit of preference models (training: {models}): {'; '.join(found)}." if found else ""
 
 
 def _excluded(results: Row) -> str:

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.fit_result import FitResult
 from reports import style
-from reports.pm_figures import N_VERTICES, draw_references, level_rows, levelling_handle, reference_names
+from reports.pm_figures import draw_references, law_cells, level_rows, levelling_handle, reference_names
 from reports.pm_score_figures import GROUP_TITLES, GROUPS, accuracy_cells, model_cells
 from reports.results import data_fit, has_value, model_names, models_by_size, rows_of, saturating_fit, tidy, usable
 from reports.tax_figures import mean_of_seeds
@@ -28,7 +27,7 @@ Row = Mapping[str, Any]
 
 
 def pm_data_table(results: Row) -> pd.DataFrame:
-    """Tidy rows of figure 31, a panel a kind: passes of their own, the long pass, levels, and laws of all comparisons.
+    """Tidy rows of figure 31, a panel a kind: passes of their own, the long pass, levels, and laws of the kind.
 
     Kinds are helpful and harmless where a pass was scored on its way, else the tranches; empty where neither is there.
     """
@@ -39,10 +38,9 @@ def pm_data_table(results: Row) -> pd.DataFrame:
     reached: dict[str, list[float]] = {}
     for row in rows:
         reached.setdefault(row["model"], []).append(row["x"])
-    levels = [
-        level for panel in dict.fromkeys(row["panel"] for row in rows) for level in level_rows(results, panel, panel)
-    ]
-    return tidy([*rows, *levels, *_laws(results, reached)])
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    levels = [level for panel in panels for level in level_rows(results, panel, panel)]
+    return tidy([*rows, *levels, *_laws(results, reached, panels)])
 
 
 def _curve_rows(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,25 +80,19 @@ def _point(row: Row, panel: str) -> dict[str, Any]:
     return {**_place(row, panel), "layer": "point", "x": row["n_comparisons"], "y_name": "accuracy"}
 
 
-def _laws(results: Row, reached: Mapping[str, list[float]]) -> list[dict[str, Any]]:
-    """Each size's laws of all comparisons, inside the range of its data, with the interval of the mean."""
+def _laws(results: Row, reached: Mapping[str, list[float]], panels: Iterable[str]) -> list[dict[str, Any]]:
+    """Each size's laws of the panel's kind of comparison, inside the range of its data, with the interval of the mean;
+    laws that level off are of all comparisons."""
     out: list[dict[str, Any]] = []
-    for model in models_by_size(results):
+    for panel, model in product(panels, models_by_size(results)):
         name, xs = model["name"], reached.get(model["name"], [])
-        levelling = saturating_fit(results, f"pm {name}", ["n_comparisons"])
-        for fit, status in ((data_fit(results, name), LOG_LINEAR), (levelling, SATURATING)):
+        levelling = saturating_fit(results, f"pm {name}", ["n_comparisons"]) if panel == "all" else None
+        for fit, status in ((data_fit(results, name, panel), LOG_LINEAR), (levelling, SATURATING)):
             if fit is not None and usable(fit) and len(set(xs)) > 1:
-                shared = {"panel": "all", "layer": "fit", "series": name, "model": name, "status": status}
+                shared = {"panel": panel, "layer": "fit", "series": name, "model": name, "status": status}
                 shared |= {"n_params": model["n_params"], "x_name": "n_comparisons", "y_name": "accuracy"}
                 out += [{**shared, **cells} for cells in law_cells(fit, min(xs), max(xs))]
     return out
-
-
-def law_cells(fit: Row, first: float, last: float) -> list[dict[str, float]]:
-    """Vertices of a law of one x from ``first`` to ``last``, with the 95 % interval of its mean where it is known."""
-    law, x = FitResult.from_dict(fit), np.geomspace(first, last, N_VERTICES)
-    low, high = law.band(x)
-    return [{"x": a, "y": b, "low": c, "high": d} for a, b, c, d in zip(x, law.predict(x), low, high, strict=True)]
 
 
 # ---------------------------------------------------------------- drawing

@@ -34,7 +34,7 @@ from reports.results import (
 
 BY_DATA, BY_SIZE = "by comparisons", "by parameters"
 BAYES, LENGTH, CHANCE = "Bayes ceiling", "the longer one wins", "chance"
-_LEVELS = ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy"))
+LEVELS = ((BAYES, "bayes_accuracy"), (LENGTH, "length_accuracy"))
 N_VERTICES = 25  # of a curve
 Row = Mapping[str, Any]
 
@@ -102,7 +102,7 @@ def _tranche_cells(row: Row) -> dict[str, Any]:
 def _references(singles: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The levels that length alone and a perfect reader of the labels reach on the same held-out items."""
     rows = []
-    for name, column in _LEVELS:
+    for name, column in LEVELS:
         known = [row[column] for row in singles if has_value(row.get(column))]
         if known:
             cells = estimate_cells(known[-1])
@@ -129,7 +129,7 @@ def _levels(results: Row, group: str) -> dict[str, float]:
     own = [row for row in rows if row["tranche"] == group]
     parts = own or [row for row in rows if row["tranche"].startswith(group)]
     found = {}
-    for name, column in _LEVELS:
+    for name, column in LEVELS:
         known = [row[column] for row in parts if has_value(row.get(column))]
         if known and len(known) == len(parts):
             n = sum(level["n"] for level in known)
@@ -146,14 +146,15 @@ def _fitted_lines(results: Row, trend: list[dict[str, Any]]) -> list[dict[str, A
     for model in models_by_size(results):
         here = [row["n_comparisons"] for row in trend if row["model"] == model["name"]]
         shared = {"panel": BY_DATA, "series": model["name"], "model": model["name"], "n_params": model["n_params"]}
-        rows += _line(data_fit(results, model["name"]), here, {**shared, "x_name": "n_comparisons"})
+        fit, shared = data_fit(results, model["name"]), {**shared, "x_name": "n_comparisons"}
+        rows += _line(fit, here, shared) + _band(fit, here, shared)
     for n_pairs in sorted({row["n_comparisons"] for row in trend}):
         here = [row["n_params"] for row in trend if row["n_comparisons"] == n_pairs]
-        fit = joint_fit(results)
-        if fit is None or not usable(fit):
-            fit = size_fit(results, n_pairs)
+        joint = joint_fit(results)
+        fit = joint if joint is not None and usable(joint) else size_fit(results, n_pairs)
         shared = {"panel": BY_SIZE, "series": format_count(n_pairs), "x_name": "n_params"}
         rows += _line(fit, here, shared, math.log(n_pairs))
+        rows += _band(fit, here, shared, n_pairs if fit is joint else None)
     return rows
 
 
@@ -175,6 +176,15 @@ def _saturating_curves(results: Row, trend: list[dict[str, Any]]) -> list[dict[s
     return rows
 
 
+def law_cells(fit: Row, first: float, last: float, n_pairs: int | None = None) -> list[dict[str, float]]:
+    """Vertices of a law of one x from ``first`` to ``last``, at that number of comparisons where it is a law of both,
+    with the 95 % interval of its mean where it is known."""
+    law, x = FitResult.from_dict(fit), np.geomspace(first, last, N_VERTICES)
+    at = x if n_pairs is None else np.column_stack([x, np.full_like(x, n_pairs)])
+    low, high = law.band(at)
+    return [{"x": a, "y": b, "low": c, "high": d} for a, b, c, d in zip(x, law.predict(at), low, high, strict=True)]
+
+
 def _curve(fit: Row | None, xs: list[float], n_pairs: int | None = None) -> list[dict[str, Any]]:
     """Vertices of a law over the range of ``xs``, at that number of comparisons where it is a law of both."""
     if fit is None or len(set(xs)) < 2:
@@ -182,6 +192,14 @@ def _curve(fit: Row | None, xs: list[float], n_pairs: int | None = None) -> list
     x = np.geomspace(min(xs), max(xs), N_VERTICES)
     y = FitResult.from_dict(fit).predict(x if n_pairs is None else np.column_stack([x, np.full_like(x, n_pairs)]))
     return [{"layer": "curve", "x": a, "y_name": "accuracy", "y": b} for a, b in zip(x, y, strict=True)]
+
+
+def _band(fit: Row | None, xs: list[float], shared: Row, n_pairs: int | None = None) -> list[dict[str, Any]]:
+    """The 95 % interval of the mean law over ``xs``; nothing where it is not known."""
+    if fit is None or not usable(fit) or len(set(xs)) < 2:
+        return []
+    cells = [c for c in law_cells(fit, min(xs), max(xs), n_pairs) if np.isfinite(c["low"])]
+    return [{**shared, "layer": "band", "y_name": "accuracy", **c} for c in cells]
 
 
 def _line(fit: Row | None, xs: list[float], shared: Row, log_pairs: float = 0.0) -> list[dict[str, Any]]:
@@ -238,11 +256,12 @@ def _draw_panel(
         fit = known[(known["series"] == name) & (known["layer"] == "fit")]
         axes.plot(runs["x"], runs["y"], linestyle="none", marker=".", markersize=4, color=colour, alpha=0.35)
         axes.plot(fit["x"], fit["y"], color=colour, linewidth=1.2, alpha=0.8)
-        curve = known[(known["series"] == name) & (known["layer"] == "curve")]
+        curve, band = (known[(known["series"] == name) & (known["layer"] == layer)] for layer in ("curve", "band"))
+        axes.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.13, linewidth=0, zorder=1.2)
         axes.plot(curve["x"], curve["y"], color=colour, linewidth=1.2, alpha=0.8, linestyle=style.LEVELS_OFF)
         style.error_points(axes, points, colour, markers[name])
     draw_references(axes, rows)
-    style.log_count_axis(axes, known[known["layer"] != "curve"]["x"].dropna())
+    style.log_count_axis(axes, known[~known["layer"].isin(["curve", "band"])]["x"].dropna())
 
 
 def draw_references(axes: Axes, rows: pd.DataFrame) -> None:
@@ -259,6 +278,18 @@ def levelling_handle() -> Line2D:
 def reference_names(table: pd.DataFrame) -> list[Line2D]:
     """A legend entry for each reference level, once, without its value, which differs between panels."""
     names = dict.fromkeys(table[table["layer"] == "reference"]["series"])
+    return [style.reference_handle(name, _DASHES[name]) for name in names]
+
+
+def level_lines(axes: Axes, rows: pd.DataFrame) -> None:
+    """A line over x for each level that differs from place to place (layer ``level``)."""
+    for name, level in rows[rows["layer"] == "level"].groupby("series", sort=False):
+        axes.plot(level["x"], level["y"], color=style.INK, linewidth=0.9, linestyle=_DASHES[str(name)], zorder=1.5)
+
+
+def level_handles(table: pd.DataFrame) -> list[Line2D]:
+    """A legend entry for each such level."""
+    names = dict.fromkeys(table[table["layer"] == "level"]["series"])
     return [style.reference_handle(name, _DASHES[name]) for name in names]
 
 

@@ -21,9 +21,9 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy against data and against size",
         caption="After figure 7 of Bai et al. (2022). Points are means over seeds and halves, with 95 % intervals "
         "where there are any, small dots single preference models. Lines are log-linear fits inside the range "
-        "of their data: left one a size, right the joint fit in size and data; dashed, where its limit was found and "
-        "its AICc is clearly lower than the log-linear law's, a law that levels off. All are judged on the same "
-        "held-out comparisons.",
+        "of their data, bands the 95 % intervals of their mean: left one a size, right the joint fit in size and data; "
+        "dashed, where its limit was found and its AICc is clearly lower than the log-linear law's, a law that levels "
+        "off. All are judged on the same held-out comparisons.",
         why_empty="no preference model was trained and scored on held-out comparisons.",
         table=pm_figures.pm_accuracy_table,
         draw=pm_figures.draw_pm_accuracy,
@@ -46,8 +46,9 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         caption="After figure 31 of Bai et al. (2022). Points are preference models trained on that many comparisons, "
         "means over runs with 95 % intervals (by tranche over conversations alone). Thin lines, where the pass "
         "over the largest number was also scored on its way, are that one pass of the train half. Points and laws are "
-        "of both halves. Bands are the log-linear laws of all comparisons with the 95 % interval of the mean; dashed, "
-        "where its limit was found and its AICc is clearly lower than the log-linear law's, a law that levels off.",
+        "of both halves. Bands are the log-linear laws of the panel's comparisons, the 95 % interval of the mean; "
+        "dashed, where its limit was found and its AICc is clearly lower than the log-linear law's, a law that levels "
+        "off.",
         why_empty="the held-out comparisons are of one kind and no pass was scored on the way.",
         table=pm_data_figures.pm_data_table,
         draw=pm_data_figures.draw_pm_data,
@@ -86,7 +87,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy by turn of the conversation",
         caption="After figure 8 of Bai et al. (2022). Held-out comparisons by the number of the turn that the two "
         "responses answer; late turns are one class once few conversations reach them. Means over the "
-        "preference models trained on the largest number of comparisons, with 95 % intervals.",
+        "preference models trained on the largest number of comparisons, with 95 % intervals. Dotted: the longer "
+        "response of the same comparisons; dashed, where it is known, the Bayes ceiling.",
         why_empty="the held-out comparisons are all of one turn.",
         table=pm_score_figures.turns_table,
         draw=pm_score_figures.draw_turns,
@@ -98,7 +100,8 @@ PM_FIGURES: tuple[FigureSpec, ...] = (
         title="Preference-model accuracy against the difference of scores",
         caption="After figure 9 of Bai et al. (2022). Held-out comparisons in ten bins of equal number by the absolute "
         "difference of their two scores, with 95 % intervals. The dashed line is 1 / (1 + exp(−difference)), "
-        "the accuracy that the scores promise: points above it are under-confident, below it over-confident.",
+        "the accuracy that the scores promise: points above it are under-confident, below it over-confident. Dotted: "
+        "how often the longer response is the chosen one in each bin.",
         why_empty="no preference model was scored on enough held-out comparisons.",
         table=pm_score_figures.calibration_table,
         draw=pm_score_figures.draw_calibration,

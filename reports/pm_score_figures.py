@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from reports import style
 from reports.frontier_figures import size_title
+from reports.pm_figures import LENGTH, LEVELS, level_handles, level_lines
 from reports.results import estimate_cells, has_value, model_names, rows_of, tidy
 
 GROUPS = ("all", "helpful", "harmless")
@@ -28,7 +29,8 @@ Row = Mapping[str, Any]
 
 
 def turns_table(results: Row) -> pd.DataFrame:
-    """Tidy rows of figure 8: conversations at each turn, and accuracy there by size; empty with one turn."""
+    """Tidy rows of figure 8: conversations at each turn, accuracy there by size, and what length alone and a perfect
+    reader reach; empty with one turn."""
     rows = [row for row in rows_of(results, "pm_turns") if has_value(row["accuracy"])]
     if len({row["turn"] for row in rows}) < 2:
         return tidy([])
@@ -41,7 +43,13 @@ def turns_table(results: Row) -> pd.DataFrame:
         {**_turn_cells(row), **model_cells(row), "panel": BY_TURN, "layer": "point", **accuracy_cells(row)}
         for row in rows
     ]
-    return tidy(bars + points)
+    levels = [
+        {**_turn_cells(row), "panel": BY_TURN, "layer": "level", "series": name, "y_name": "accuracy", **cells}
+        for name, column in LEVELS
+        for _, row in sorted(counts.items())
+        if (cells := estimate_cells(row.get(column)))["y"] is not None
+    ]
+    return tidy(bars + points + levels)
 
 
 def _turn_cells(row: Row) -> dict[str, Any]:
@@ -67,6 +75,8 @@ def calibration_table(results: Row) -> pd.DataFrame:
         out.append({**shared, "layer": "point", "series": "accuracy", **accuracy_cells(row)})
         promised = {"series": "promised by the scores", "y_name": "mean sigmoid", "y": row["expected"]}
         out.append({**shared, "layer": "promise", **promised})
+        if has_value(length := row.get("length_accuracy")):
+            out.append({**shared, "layer": "level", "series": LENGTH, "y_name": "accuracy", **estimate_cells(length)})
     return tidy(out)
 
 
@@ -121,7 +131,9 @@ def draw_turns(figure: Figure, table: pd.DataFrame) -> None:
     right.set(xlabel="turn", ylabel="held-out accuracy", title="Accuracy by turn")
     for axes in (left, right):
         _turn_axis(axes, bars)
-    style.legend_below(figure, style.size_handles(models, colours, markers), columns=style.even_columns(len(models)))
+    level_lines(right, table[table["panel"] == BY_TURN])
+    handles = [*style.size_handles(models, colours, markers), *level_handles(table)]
+    style.legend_below(figure, handles, columns=style.even_columns(len(handles)))
 
 
 def _turn_axis(axes: Axes, bars: pd.DataFrame) -> None:
@@ -143,6 +155,7 @@ def draw_calibration(figure: Figure, table: pd.DataFrame) -> None:
         x = np.linspace(0.0, right, 100)
         axes.plot(x, 1 / (1 + np.exp(-x)), color=style.INK, linestyle="--", linewidth=1.1, zorder=2)
         style.error_points(axes, rows, colours[model], markers[model])
+        level_lines(axes, table[table["model"] == model])
         axes.locator_params(axis="x", nbins=5)
         axes.set(xlim=(0, right), title=size_title(model, rows["n_params"].iloc[0]))
     low, high = points[["y", "low"]].min().min(), points[["y", "high"]].max().max()
@@ -151,7 +164,7 @@ def draw_calibration(figure: Figure, table: pd.DataFrame) -> None:
     for axes in grid:  # every size's differences reach as far as they reach
         axes.tick_params(labelbottom=True)
     line = Line2D([], [], color=style.INK, linestyle="--", linewidth=1.1, label="1 / (1 + exp(−difference))")
-    style.legend_below(figure, [line])
+    style.legend_below(figure, [line, *level_handles(table)])
 
 
 def draw_floor(figure: Figure, table: pd.DataFrame) -> None:

@@ -62,8 +62,8 @@ def _below_ceiling(results: Row, cell: Row) -> str:
     known = [gap for gap in gaps if gap.get("low") is not None]
     below = sum(sign(gap) == 1 for gap in known)
     return (
-        f"Of these, {below} of {len(known)} stay measurably below the Bayes ceiling of the same comparisons: "
-        f"{_ends(gaps, signed=True)}."
+        f"Over all comparisons, {below} of {plural(len(known), 'preference model')} "
+        f"{'stays' if below == 1 else 'stay'} measurably below the Bayes ceiling: {_ends(gaps, signed=True)}."
     )
 
 
@@ -211,6 +211,8 @@ def _best_mixture(results: Row) -> str:
         if row["helpful_share"] != row["best_share"]
     ]  # chosen and compared on different conversations, both ways
     text = f" Relative to the best at {last[0]['model']}, the mean is {changes(others, 'higher', 'lower')}."
+    text += " There the best is chosen on one half of the conversations and compared on the other, both ways: where "
+    text += "the halves choose different ones, the best of all is itself not at ratio 1."
     return (
         "The mean accuracy over both kinds is highest with this part of harmless comparisons: "
         f"{join_words(list(best.values()))} (the best of several is partly luck).{text if others else ''}"

@@ -13,6 +13,7 @@ from reports.tables import HtmlTable
 
 Row = Mapping[str, Any]
 POWER = "detectable: the smallest true difference found with 80 % power"
+BESIDE = ("the longer one wins", "accuracy at like length")  # columns beside an accuracy
 
 
 def data_tables(results: Row) -> list[HtmlTable]:
@@ -74,13 +75,14 @@ def curve_table(results: Row) -> HtmlTable:
             format_estimate(row["accuracy"]),
             "the end of the pass" if row["at_end"] else format_estimate(row.get("separate")),
             _difference(row.get("difference")),
+            *_beside(row),
             _note(row),
         ]
         for row in rows_of(results, "pm_curve")
     ]
     head = ["model", "kind", "comparisons seen", "accuracy along the pass", "in a pass of its own", "difference"]
     caption = f"One long pass beside passes of their own ({POWER})"
-    return HtmlTable(caption, [*head, "note"], rows, wide=(6,), numbers=(2,))
+    return HtmlTable(caption, [*head, *BESIDE, "note"], rows, wide=(8,), numbers=(2,))
 
 
 # ---------------------------------------------------------------- scores
@@ -95,12 +97,15 @@ def turns_table(results: Row) -> HtmlTable:
             f"{row['n_conversations']:,}",
             format_estimate(row["accuracy"]),
             _difference(row.get("minus_first")),
+            format_estimate(row.get("log_loss")),
+            *_beside(row),
             _note(row),
         ]
         for row in rows_of(results, "pm_turns")
     ]
-    head = ["model", "turn", "conversations", "accuracy", "minus the first turn", "note"]
-    return HtmlTable(f"Accuracy by turn of the conversation ({POWER})", head, rows, wide=(5,), numbers=(2,))
+    head = ["model", "turn", "conversations", "accuracy", "minus the first turn", "log loss", *BESIDE, "note"]
+    caption = f"Accuracy and log loss (nats) by turn of the conversation ({POWER})"
+    return HtmlTable(caption, head, rows, wide=(8,), numbers=(2,))
 
 
 def calibration_table(results: Row) -> HtmlTable:
@@ -181,7 +186,8 @@ def shares_table(results: Row) -> HtmlTable:
     """Accuracy of every mixture on each kind and their mean, and the mean over the size's best."""
     head = ["harmless", *_kinds_head("accuracy"), "mean / best mixture − 1"]
     return HtmlTable(
-        f"Mixtures of helpful and harmless comparisons, the same number in all ({POWER})",
+        f"Mixtures of helpful and harmless comparisons, the same number in all ({POWER})"
+        + _length_words(rows_of(results, "pm_shares")),
         ["model", *head],
         _by_kind(rows_of(results, "pm_shares"), "helpful_share", _share_words, _from_best),
     )
@@ -191,7 +197,7 @@ def weights_table(results: Row) -> HtmlTable:
     """Accuracy at every weight on each kind and their mean, and against weight 1."""
     head = ["weight of harmless", *_kinds_head("accuracy"), *_kinds_head("minus weight 1")]
     return HtmlTable(
-        f"Weights of harmless comparisons in the loss ({POWER})",
+        f"Weights of harmless comparisons in the loss ({POWER})" + _length_words(rows_of(results, "pm_weights")),
         ["model", *head],
         _by_kind(rows_of(results, "pm_weights"), "harmless_weight", _weight_words, _from_one),
     )
@@ -279,6 +285,18 @@ def rate_table(results: Row) -> HtmlTable:
         verdicts=(9,),
         wide=(10,),
     )
+
+
+def _beside(row: Row) -> list[str]:
+    """What length alone reaches on the row's comparisons, and the accuracy on those of like length."""
+    return [format_estimate(row.get(key)) for key in ("length_accuracy", "length_matched_accuracy")]
+
+
+def _length_words(rows: Sequence[Row]) -> str:
+    """``; the longer one wins: 0.51 [...] (helpful), …``, the same comparisons on every line; empty where unknown."""
+    found = {row["group"]: row["length_accuracy"] for row in rows if has_value(row.get("length_accuracy"))}
+    words = [f"{format_estimate(level)} ({group})" for group, level in found.items()]
+    return f"; the longer one wins: {', '.join(words)}" if words else ""
 
 
 def _group(row: Row) -> str:

@@ -101,9 +101,10 @@ def find_fit(results: Row, law: str, group: str, x: Sequence[str], y: str) -> di
     return None
 
 
-def data_fit(results: Row, model: str) -> dict[str, Any] | None:
-    """Accuracy as a log-linear law of the number of comparisons, at one size."""
-    return find_fit(results, "log-linear", f"pm {model}", ["n_comparisons"], "accuracy")
+def data_fit(results: Row, model: str, kind: str = "all") -> dict[str, Any] | None:
+    """Accuracy as a log-linear law of the number of comparisons, at one size; on one kind of them, or on all."""
+    group = f"pm {model}" if kind == "all" else f"pm {kind} {model}"
+    return find_fit(results, "log-linear", group, ["n_comparisons"], "accuracy")
 
 
 def size_fit(results: Row, n_comparisons: int) -> dict[str, Any] | None:

@@ -153,8 +153,8 @@ def _pm_calibration(results: Row, cell: Row) -> str:
     over = sum(s["high"] is not None and s["high"] < 1 for s in slopes)
     under = sum(s["low"] is not None and s["low"] > 1 for s in slopes)
     return (
-        f"Of these {len(slopes)}, {over} are over-confident and {under} under-confident (95 % interval of the "
-        "calibration slope below or above 1)."
+        f"Of these {len(slopes)}, {over} {'is' if over == 1 else 'are'} over-confident and {under} under-confident "
+        "(95 % interval of the calibration slope below or above 1)."
     )
 
 

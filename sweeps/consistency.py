@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from hh_scaling.shapes import shape_for
 from hh_scaling.tasks import TaskError, own_task
+from hh_scaling.world.requests import P_HARMFUL
+from sweeps.enough import by_class
 from sweeps.load import KeyPath, nearest
 from sweeps.routes import place_problems, route_problems
 from sweeps.scoring import gold_source, lacks_own, scoring_problems
@@ -73,10 +75,22 @@ def data_problems(study: Study) -> Found:
         for i, n in enumerate(study.pm.n_comparisons):
             if n is not None and n > half * 1.02:
                 yield ("pm", "n_comparisons", i), f"is {n} (allowed: about {half}, half of what the world makes)"
+        yield from world_share_problems(study.pm, half)
     if study.text is not None and study.text.held_out and not study.text.path:
         yield ("text", "held_out"), "chooses among the files of text.path, which is not given; --set text.path=FOLDER"
     if world is not None and study.text is not None and study.text.path:
         yield ("text", "path"), "is given, but a world makes its own text (allowed: one of them)"
+
+
+def world_share_problems(pm: PMSection, half: int) -> Found:
+    """Shares that need more of a class than a world's half can be expected to have, a tenth spared for chance."""
+    most = largest_count(pm)
+    for i, share in enumerate(pm.helpful_share if most is not None and most <= half else ()):
+        expected = {"helpful": half * (1 - P_HARMFUL), "harmless": half * P_HARMFUL}
+        for (name, there), wanted in zip(expected.items(), by_class(most or 0, share), strict=True):
+            if wanted > 1.1 * there:
+                text = f"is {share:g}, which needs {wanted} {name} comparisons"
+                yield ("pm", "helpful_share", i), f"{text} (allowed: about {there:.0f}, as many as a half has)"
 
 
 def length_problems(study: Study) -> Found:

@@ -25,12 +25,12 @@ from hh_scaling.prompt import HHH
 from hh_scaling.records import config_hash, file_sha256
 from hh_scaling.tasks import needed_files, needed_folders
 from sweeps.check import LoadedStudy
+from sweeps.enough import CLASSES, by_class, rows_problems
 from sweeps.load import KeyPath
 from sweeps.study import ForeignChoice, PMSection, SizeEntry
 from sweeps.variants import largest_count
 
 UNKNOWN = "0" * 64  # the hash of a file that is not there, in a plan that may lack files
-CLASSES = ("helpful", "harmless")  # what the names of tranches begin with
 TOKENIZER_FILES = ("config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
@@ -85,6 +85,9 @@ class Inputs:
         files = self.files(("data", "path"), data.path, COMPARISON_SUFFIXES, data.files or "*")
         known = HHFiles(files=self.know(("data", "path"), files), hub=data.hub, hub_revision=data.hub_revision)
         self.require_classes(tranches_in(known))
+        if known.files and self.loaded.study.pm is not None:
+            for key, text in rows_problems(self.loaded.study.pm, known.files, self.where):
+                self.complain(key, text)
         return known
 
     def votes(self) -> HHFiles | None:
@@ -249,7 +252,7 @@ def classes_wanted(pm: PMSection | None) -> dict[KeyPath, list[str]]:
     if pm is None:
         return {}
     n = largest_count(pm) or 0
-    counts = [(round(share * n), n - round(share * n)) for share in pm.helpful_share]
+    counts = [by_class(n, share) for share in pm.helpful_share]
     weighted = any(weight != 1 for weight in pm.harmless_weight)
     return {
         ("pm", "helpful_share"): [c for i, c in enumerate(CLASSES) if any(count[i] for count in counts)],

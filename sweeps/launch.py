@@ -16,8 +16,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 import hh_scaling
-from hh_scaling.records import RunStore, config_hash, file_sha256, write_json
+from hh_scaling.records import Record, RunStore, config_hash, file_sha256, read_record, write_json
 from sweeps.check import LoadedStudy, load_study
+from sweeps.enough import data_problems
 from sweeps.graph import expand, resolved_study
 from sweeps.load import StudyError
 from sweeps.machines import cores, this_cpu
@@ -26,7 +27,7 @@ from sweeps.plan import make_plan
 from sweeps.progress import Shown, printable, wrap_ids
 from sweeps.registry import check_tasks
 from sweeps.runner import Run, clear_attempts, finished_stages, new_run, run_graph, set_aside
-from sweeps.stage import Graph
+from sweeps.stage import Graph, Stage
 from sweeps.study import AnalysisSection
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -79,6 +80,9 @@ def run_job(job: Job) -> int:
     clear_attempts(store, done)
     plan = make_plan(graph, this_cpu(), store)
     run = new_run(graph, store, done, {i: cost.seconds for i, cost in plan.costs.items()}, cores(), job.jobs)
+    run.check = lambda stage, record: require_enough(graph, stage, record)
+    for stage_id in (i for i in done if graph[i].kind == "data"):
+        require_enough(graph, graph[stage_id], read_record(store.stage_path(stage_id) / "record.json"))
     try:
         if len(done) < len(graph):
             to_go = format_seconds(plan.wall_seconds())
@@ -91,6 +95,12 @@ def run_job(job: Job) -> int:
         say(f"interrupted: {len(run.done)} of {len(graph)} stages done; the same command goes on from here")
         return EXIT_INTERRUPTED
     return EXIT_FAILED if run.failed or not finished else EXIT_DONE
+
+
+def require_enough(graph: Graph, stage: Stage, record: Record) -> None:
+    """StudyError where the finished data stage has fewer comparisons than the graph's preference models want."""
+    if stage.kind == "data" and (problems := data_problems(graph, record.summary)):
+        raise StudyError(problems)
 
 
 def say_failures(run: Run, say: Say) -> None:

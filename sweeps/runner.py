@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Run:
     failed: dict[str, str] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     made: dict[str, float] = field(default_factory=dict)  # seconds of the stages that this run finished
+    check: Callable[[Stage, Record], None] = lambda stage, record: None  # of each stage made; what it raises ends all
 
     def blocked(self) -> list[str]:
         """Stages that can't run because something they need failed, in the graph's order."""
@@ -163,6 +164,8 @@ def settle(run: Run, display: Display) -> None:
             run.done.add(stage_id)
             run.made[stage_id] = seconds
         display.ended(running.stage, record.status, seconds, record.error)
+        if record.status != "failed":
+            run.check(running.stage, record)
 
 
 def outcome(store: RunStore, running: Running) -> Record:

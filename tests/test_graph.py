@@ -149,7 +149,7 @@ world: {n_comparisons: 4k}
 seeds: [0, 1]
 sizes: [27k, 100k]
 base: {rate_factor: [0.5, 1, 2]}
-pm: {n_comparisons: [256, 1024], rate_factor: [1, 2], helpful_share: [0, 0.25, 0.5], harmless_weight: [1, 3]}
+pm: {n_comparisons: [256, 1024], rate_factor: [1, 2], helpful_share: [0.5, 0.75, 1], harmless_weight: [1, 3]}
 ppo: {rate_factor: [0.5, 1]}
 benchmarks: {tasks: [world_facts]}
 """
@@ -189,8 +189,8 @@ def test_extra_stages_are_called_by_what_is_changed(tmp_path: Path) -> None:
         "pm-100k-s1-train-256",
         "pm-100k-s1-train-1024",
         "pm-100k-s1-test-1024",
-        "pm-100k-s1-train-1024-help0",
-        "pm-100k-s1-train-1024-help0.25",
+        "pm-100k-s1-train-1024-help0.75",
+        "pm-100k-s1-train-1024-help1",
         "pm-100k-s1-train-1024-help0.5",
         "pm-100k-s1-train-1024-harmx3",
         "pm-100k-s1-train-1024-ratex2",
@@ -211,9 +211,9 @@ def test_extra_stages_differ_from_the_main_one_in_one_field(tmp_path: Path) -> N
         "base-27k-s0-ratex0.5": {rate: 0.5},
         "base-27k-s0-ratex2": {rate: 2.0},
         "pm-27k-s0-train-1024-ratex2": {rate: 2.0},
-        "pm-27k-s0-train-1024-help0": {"helpful_share": 0.0},
-        "pm-27k-s0-train-1024-help0.25": {"helpful_share": 0.25},
         "pm-27k-s0-train-1024-help0.5": {"helpful_share": 0.5},
+        "pm-27k-s0-train-1024-help0.75": {"helpful_share": 0.75},
+        "pm-27k-s0-train-1024-help1": {"helpful_share": 1.0},
         "pm-27k-s0-train-1024-harmx3": {"harmless_weight": 3.0},
         "ppo-27k-s0-ratex0.5": {rate: 0.5},
     }
@@ -286,7 +286,7 @@ def test_the_test_half_can_be_left_out(tmp_path: Path) -> None:
 def test_classes_that_no_file_has_are_missed_before_anything_runs(
     tmp_path: Path, files: str, key: str, value: str, text: str | None
 ) -> None:
-    (hh_files(tmp_path / "hh") / "other.jsonl").write_text("{}\n")
+    (hh_files(tmp_path / "hh") / "other.jsonl").write_text(8 * "{}\n")
     study = f"data: {{path: hh, files: '{files}'}}\nsizes: [27k]\nppo: null\npm: {{n_comparisons: 8, {key}: {value}}}\n"
     if text is None:
         assert graph_of(tmp_path, study)
@@ -406,7 +406,7 @@ def hh_files(folder: Path) -> Path:
     folder.mkdir()
     for name in ("helpful-base", "harmless-base"):
         row = {"chosen": f"\n\nHuman: {name}?\n\nAssistant: a", "rejected": f"\n\nHuman: {name}?\n\nAssistant: b"}
-        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        (folder / f"{name}.jsonl").write_text(8 * (json.dumps(row) + "\n"))
     return folder
 
 

@@ -139,6 +139,19 @@ def test_pairs_equal_after_truncation_are_dropped_and_counted(tiny_stages: dict[
     assert found.equal.tolist() == [True, False]
 
 
+def test_pairs_that_the_limit_cuts_are_counted(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """As many as have more tokens, with the end token, than the limit: in training and held out."""
+    tokenizer, limit = models.load_tokenizer(tiny_stages["base"]), 24
+    table = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet")
+    sides = [[len(tokenizer(t)["input_ids"]) for t in table[side]] for side in ("prompt", "chosen", "rejected")]
+    long = np.array(sides[0]) + np.maximum(sides[1], sides[2]) + 1 > limit
+    first = table.order[table.split == "train"].nsmallest(64).index
+    summary = run_stage("pm", config(64, max_length=limit), tiny_stages, tmp_path).summary
+    equal = summary["dropped"]["equal_after_truncation"]
+    assert summary["truncated"] == long[first].sum() - equal > 0
+    assert summary["held_out_truncated"] == long[table.split == "held_out"].sum()
+
+
 def test_pairs_on_disk_are_the_pairs_in_memory(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
     """Rows out of the table's order, over several row groups: tree for tree what tokenizing them at once gives."""
     frame = pd.read_parquet(tiny_stages["data"] / "comparisons.parquet")

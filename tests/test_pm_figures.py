@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis.fit_result import FitResult
 from analysis.fits import fit
 from reports import pm_data_figures, pm_figures, pm_mixing_figures, pm_score_figures, rate_figures, style
 from reports.figures import FIGURES
@@ -86,6 +87,15 @@ def test_turns_show_accuracy_and_how_many_conversations_reach_them(results: Resu
     pm_score_figures.draw_turns(figure, table)
     figure.draw_without_rendering()
     assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["1", "2", "3", "4+"]
+    assert not (table["layer"] == "level").any()
+    for row in results["pm_turns"]:
+        row |= {"length_accuracy": estimate(0.5 + row["turn"] / 100, 0.01), "bayes_accuracy": estimate(0.8, 0.01)}
+    levels = pm_score_figures.turns_table(results).query("layer == 'level'")
+    assert levels[levels["series"] == pm_figures.LENGTH]["y"].tolist() == pytest.approx([0.51, 0.52, 0.53, 0.54])
+    assert levels[levels["series"] == pm_figures.BAYES]["y"].tolist() == [0.8] * 4
+    figure = Figure()
+    pm_score_figures.draw_turns(figure, pm_score_figures.turns_table(results))
+    assert [line.get_linestyle() for line in figure.axes[1].get_lines()].count(":") == 1
     results["pm_turns"] = [row for row in results["pm_turns"] if row["turn"] == 1]
     assert pm_score_figures.turns_table(results).empty
 
@@ -146,6 +156,20 @@ def test_laws_have_bands_and_only_identified_ones_are_drawn(results: Results) ->
     expected = params["c0"]["value"] + params["c1"]["value"] * np.log(line["x"].to_numpy(dtype=float))
     assert line["y"].to_numpy() == pytest.approx(expected)
     assert (line["low"] < line["y"]).all() and (line["y"] < line["high"]).all()
+
+
+def test_a_kind_s_panel_has_the_laws_of_the_kind(results: Results) -> None:
+    results["fits"].append({**results["fits"][0], "group": "pm helpful 12k"})
+    laws = pm_data_figures.pm_data_table(results).query("layer == 'fit' and panel == 'helpful'")
+    assert set(laws["model"]) == {"12k"} and set(laws["status"]) == {pm_data_figures.LOG_LINEAR}
+
+
+def test_the_lines_of_figure_7_have_the_bands_of_their_laws(results: Results) -> None:
+    law = FitResult.from_dict(results["fits"][0])
+    band = pm_figures.pm_accuracy_table(results).query("layer == 'band'")
+    assert set(band["model"]) == {"12k"} and band["x"].iloc[[0, -1]].tolist() == pytest.approx([min(COUNTS), MOST])
+    for ends, name in zip(law.band(band["x"].to_numpy(dtype=float)), ("low", "high"), strict=True):
+        np.testing.assert_allclose(band[name].to_numpy(dtype=float), ends)
 
 
 def test_without_a_long_pass_the_panels_are_tranches(results: Results) -> None:

@@ -245,7 +245,7 @@ def test_only_what_excludes_zero_is_said(results: Results) -> None:
     start, mixed = pm_pretraining_sentences.pretraining_sentences(results)
     assert "0 of 6 are measurably lower and 2 higher" in start
     assert "12k on 500 (+0.040" in start and "60k on 500 (+0.020" in start and "300k" not in start
-    assert "1 of 6 are measurably lower and 0 higher" in mixed
+    assert "1 of 6 is measurably lower and 0 higher" in mixed
     assert "measurably lower at 12k (votes, 100 % as many)" in mixed
     for name in ("pm_pretraining", "pm_extra"):
         for row in results[name]:

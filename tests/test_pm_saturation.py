@@ -223,3 +223,21 @@ def test_a_law_that_levels_off_is_compared_with_the_log_linear_one(monkeypatch: 
         assert (found.delta_aicc <= -pm_saturation.BETTER) == better
         assert ("not_better" in [note.code for note in found.notes]) == (not better)
         assert FitResult.from_dict(found.to_dict()).delta_aicc == found.delta_aicc
+
+
+def test_each_kind_of_comparison_has_laws_of_its_own() -> None:
+    """Least squares of the kind's own accuracies on ln n and ln N; none where there is one kind."""
+    rng = np.random.default_rng(4)
+    tranche = np.array(["helpful-base"] * 60 + ["harmless-base"] * 40, dtype=object)
+    places = [(size, n, seed) for size in (1000, 4000, 16000) for n in COUNTS for seed in range(2)]
+    pms = [fake_pm(held_out(rng.normal(0.3, 1, 100), tranche=tranche), size, seed, n=n) for size, n, seed in places]
+    found = {(f.y, f.group): f for f in pm_fits(pms)}
+    design = np.column_stack([np.ones(len(places)), *np.log([[size, n] for size, n, _ in places]).T])
+    for kind, rows in (("helpful", slice(0, 60)), ("harmless", slice(60, 100))):
+        accuracy = [(pm.scores.difference[rows] > 0).mean() for pm in pms]
+        wanted = np.linalg.lstsq(design, np.array(accuracy), rcond=None)[0]
+        params = found["accuracy", f"pm {kind} all"].params
+        assert [params[c].value for c in ("c0", "c1", "c2")] == pytest.approx(wanted, abs=1e-9)
+        assert {f"pm {kind} 4000", f"pm {kind} n={COUNTS[-1]}"} <= {group for _, group in found}
+    alone = [replace(pm, scores=pm.scores.select(tranche == "helpful-base")) for pm in pms]
+    assert {group.split()[1] for group in (f.group for f in pm_fits(alone))} & {"helpful", "harmless"} == set()

@@ -34,6 +34,33 @@ def world(rng: np.random.Generator, n: int = 600, scale: float = 1.0, **columns:
     return held_out(difference, score_chosen=level + difference, score_rejected=level, tranche=tranche, **columns)
 
 
+# ---------------------------------------------------------------- baselines
+
+
+def test_baselines_are_of_the_row_s_comparisons() -> None:
+    """Length and ceiling as the mean over one PM's comparisons, clustered by conversation; accuracy at like length as
+    the mean over all PMs, whose comparisons are the same."""
+    rng = np.random.default_rng(5)
+    turns, p = np.tile([1.0, 2.0, 2.0, 1.0], 60), rng.uniform(0.2, 0.9, 240)
+    lengths = {"length_chosen": rng.integers(90, 130, 240).astype(float), "length_rejected": np.full(240, 110.0)}
+    pms = [fake_pm(world(np.random.default_rng(k), 240, n_turns=turns, p_chosen=p, **lengths), seed=k) for k in (0, 1)]
+    of, correct = pms[0].scores, np.mean([pm.scores.correct for pm in pms], axis=0)
+    longer = 0.5 + 0.5 * np.sign(lengths["length_chosen"] - 110)
+    alike = np.abs(lengths["length_chosen"] - 110) <= 0.1 * np.maximum(lengths["length_chosen"], 110)
+    for row in pm_turns(empty_study(), pms):
+        kept = turns == row["turn"]
+        cluster = of.conversation[kept]
+        assert row["length_accuracy"] == pytest.approx(mean(longer[kept], cluster).to_proportion())
+        assert row["bayes_accuracy"] == pytest.approx(mean(np.maximum(p, 1 - p)[kept], cluster).to_proportion())
+        assert row["length_matched_accuracy"]["value"] == pytest.approx(correct[kept & alike].mean())
+    (row,) = pm_trend(empty_study(), pms)
+    assert row["length_accuracy"] == pytest.approx(mean(longer, of.conversation).to_proportion())
+    unlike = [fake_pm(world(rng, 240, length_chosen=np.full(240, 300.0)))]
+    (row,) = pm_trend(empty_study(), unlike)
+    assert row["length_matched_accuracy"] is None and row["bayes_accuracy"] is None
+    assert row["length_accuracy"]["value"] == 1
+
+
 # ---------------------------------------------------------------- turns
 
 
@@ -56,6 +83,8 @@ def test_turn_rows_are_means_over_their_comparisons() -> None:
     correct = np.stack([pm.scores.correct for pm in pms])
     means = [correct[:, turns == t].mean() for t in (1, 2, 3)]
     assert [row["accuracy"]["value"] for row in rows] == pytest.approx(means)
+    loss = np.stack([-np.log(sigmoid(pm.scores.difference)) for pm in pms])
+    assert [row["log_loss"]["value"] for row in rows] == pytest.approx([loss[:, turns == t].mean() for t in (1, 2, 3)])
     helpful = pms[0].scores.tranche == KINDS[0]  # a first turn is never about a harmless one, a third always
     assert rows[2]["minus_first"] is None and not helpful[turns == 3].any()
     assert rows[1]["minus_first"]["value"] == pytest.approx(correct[:, helpful & (turns == 2)].mean() - means[0])

@@ -449,6 +449,22 @@ def test_failed_fits_and_unresolved_points_are_counted(results: Results) -> None
     assert "1 of 18 checkpoints have a KL below two standard errors" in text
 
 
+def test_what_the_length_limit_cut_and_dropped_is_counted(results: Results) -> None:
+    changed = copy.deepcopy(results)
+    rows = [row for row in changed["pm"] if row["tranche"] == "all"]
+    for row in rows:
+        row |= {"n_trained": 10, "equal_after_truncation": 0, "truncated": 0, "held_out_truncated": 0}
+    assert "length limit" not in " ".join(method.left_out_sentences(changed))
+    rows[0] |= {"n_trained": 8, "equal_after_truncation": 2, "truncated": 3, "held_out_truncated": 4}
+    changed["data"] |= {"n_rows": 100, "n_kept": 100, "empty_responses": 5}
+    text = " ".join(method.left_out_sentences(changed))
+    n = 10 * len(rows)
+    assert f"dropped, since both sides were then the same: 2 of {n} for training" in text
+    assert f"cut and kept: 3 of {n - 2} for training" in text
+    assert f"cut and kept: up to 4 of {rows[0]['accuracy']['n']:,} held out" in text
+    assert "Kept although a response is empty: 5." in text
+
+
 # ---------------------------------------------------------------- studies that lack things
 
 EMPTY = ["pm", "pm_trend", "frontier", "overoptimisation", "benchmarks", "tax", "pooled", "crossover", "fits", "claims"]

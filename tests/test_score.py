@@ -109,7 +109,7 @@ def test_scores_that_are_no_numbers_are_named(pm_stage: Path, tmp_path: Path) ->
 def test_a_template_that_refuses_is_named_with_its_line(pm_stage: Path, tmp_path: Path) -> None:
     template = "{{ raise_exception('roles must alternate') }}"
     folder = foreign(tmp_path / "foreign", pm_stage, template=template)
-    with pytest.raises(DataError, match="line 1: the model's chat template refuses this text .roles must alternate"):
+    with pytest.raises(DataError, match=":1: the model's chat template refuses this text .roles must alternate"):
         score_file(str(folder), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}]), COMPUTE)
 
 
@@ -195,6 +195,24 @@ def test_bench_counts_what_it_drops(pm_stage: Path, tmp_path: Path) -> None:
     assert len(trees) == 6 and dropped == {"too_long": 1, "equal": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not readable JSON"),
+        ('{"a": 1}', "a JSON object; expected a list"),
+        ('[["a", "b"], ["a"]]', "row 1 is a list of 1; expected .chosen, rejected"),
+        ('[["a", "b"], {"chosen": "a"}]', "row 1 is of type object"),
+        ('[["a", "b"], ["a", null]]', "row 1: rejected is of type null; expected a transcript"),
+        ('[["", "b"]]', "row 0: chosen is an empty string"),
+        ('[["a\\ud800", "b"]]', "row 0: chosen is not valid Unicode"),
+    ],
+)
+def test_bench_names_the_row_that_is_no_pair(pm_stage: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "pairs.json").write_text(text)
+    with pytest.raises(DataError, match=f"pairs.json: {said}"):
+        read_pairs(tmp_path / "pairs.json", models.load_tokenizer(pm_stage), 90, 100)
+
+
 def test_bench_trains_as_an_optimiser_of_ones_own_would(pm_stage: Path, tmp_path: Path) -> None:
     """Six equal pairs, three steps of two: the losses of plain AdamW on -log sigma(r_c - r_r), clipped at 1."""
     path = bench_inputs(pm_stage, tmp_path)
@@ -217,3 +235,130 @@ def test_bench_trains_as_an_optimiser_of_ones_own_would(pm_stage: Path, tmp_path
         expected.append(loss.item())
     np.testing.assert_allclose(found["losses"], expected, rtol=1e-3)
     assert found["n_pairs"] == 6 and found["pairs_per_s"] == pytest.approx(6 / found["seconds"])
+
+
+# ---------------------------------------------------------------- rows that are no good comparison
+
+
+PROMPT = "\n\nHuman: tell me cat?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"chosen": PROMPT + " good", "rejected": "\n\nHuman: other?\n\nAssistant: bad"}, "prompts_differ"),
+        ({"chosen": PROMPT + " good", "rejected": PROMPT + " good"}, "equal_responses"),
+        ({"chosen": TRANSCRIPT, "rejected": TRANSCRIPT + "\n\nHuman: and?"}, "ends_with_human"),
+        ({"chosen": "good", "rejected": "bad"}, "no_assistant_turn"),
+        ({"chosen": PROMPT[2:] + " good", "rejected": PROMPT[2:] + " bad"}, "no_human_turn_first"),
+    ],
+)
+def test_comparisons_that_training_would_drop_are_named_and_in_no_accuracy(
+    pm_stage: Path, tmp_path: Path, row: dict[str, Any], problem: str
+) -> None:
+    good = {"chosen": TRANSCRIPT, "rejected": TRANSCRIPT[:-3] + "cat"}
+    alone = score_file(str(pm_stage), write_rows(tmp_path / "one.jsonl", [good]), COMPUTE)["summary"]
+    found = score_file(str(pm_stage), write_rows(tmp_path / "two.jsonl", [row, good]), COMPUTE)
+    assert found["n"] == 2 and problem in found["rows"][0]["problems"] and "problems" not in found["rows"][1]
+    assert found["summary"]["problems"][problem] == 1 and found["summary"]["comparisons_left_out"] == 1
+    for name in ("accuracy", "log_loss"):
+        assert found["summary"][name] == pytest.approx(alone[name])
+
+
+def test_empty_responses_are_named_and_kept_as_in_training(pm_stage: Path, tmp_path: Path) -> None:
+    rows = [{"chosen": PROMPT, "rejected": PROMPT + " bad"}, {"prompt": PROMPT, "response": ""}]
+    summary = score_file(str(pm_stage), write_rows(tmp_path / "rows.jsonl", rows), COMPUTE)["summary"]
+    assert summary["problems"] == {"empty_response": 2} and summary["comparisons_left_out"] == 0
+    assert summary["accuracy"]["n"] == 1
+
+
+def test_a_prompt_beside_the_responses_is_read(pm_stage: Path, tmp_path: Path) -> None:
+    """As two responses after it, and where both sides repeat it as whole transcripts: the scores of the transcripts."""
+    whole = {"chosen": PROMPT + " good", "rejected": PROMPT + " bad"}
+    rows = [whole, {"prompt": PROMPT, "chosen": " good", "rejected": " bad"}, {"prompt": PROMPT} | whole]
+    found = score_file(str(pm_stage), write_rows(tmp_path / "rows.jsonl", rows), COMPUTE)
+    for row in found["rows"][1:]:
+        for key in ("score_chosen", "score_rejected"):
+            assert row[key] == pytest.approx(found["rows"][0][key], abs=1e-6)
+    assert found["summary"]["problems"] == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"prompt": "a", "response": null}', ":1: 'response' is of type null; expected a string"),
+        ('{"prompt": "a", "response": ["b"]}', ":1: 'response' is of type list; expected a string"),
+        ('{"chosen": [{"role": "user"}], "rejected": "x"}', ":1: 'chosen' is of type list; expected a string"),
+        ('{"text": "\\ud800 hi"}', ":1: 'text' is not valid Unicode"),
+    ],
+)
+def test_what_is_no_text_is_refused(pm_stage: Path, tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=said):
+        score_file(str(pm_stage), tmp_path / "rows.jsonl", COMPUTE)
+
+
+# ---------------------------------------------------------------- which model
+
+
+@pytest.mark.parametrize("kind", ["pm", "pmp"])
+def test_scores_less_the_stored_mean_are_given(pm_stage: Path, tmp_path: Path, kind: str) -> None:
+    stage = shutil.copytree(pm_stage, tmp_path / "stage")
+    record = {"kind": kind, "summary": {"mean_score": {"value": 0.25, "se": 0.1, "n": 4}}}
+    (stage / "record.json").write_text(json.dumps(record))
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    for pm in (stage, stage / "model"):
+        found = score_file(str(pm), rows, COMPUTE)
+        assert found["held_out_mean"] == 0.25
+        assert found["rows"][0]["score_less_mean"] == pytest.approx(found["rows"][0]["score"] - 0.25)
+    assert score_file(str(pm_stage), rows, COMPUTE)["held_out_mean"] is None
+
+
+def test_a_stage_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"kind": "base"}))
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    for pm in (tmp_path, tmp_path / "model"):
+        with pytest.raises(ModelError, match="of a base stage; allowed: pm or pmp"):
+            score_file(str(pm), rows, COMPUTE)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"kind": "pm"', ""])
+def test_a_damaged_record_is_named(pm_stage: Path, tmp_path: Path, damage: str) -> None:
+    stage = shutil.copytree(pm_stage, tmp_path / "stage")
+    (stage / "record.json").write_text(damage)
+    with pytest.raises(ModelError, match="record.json: not a readable record"):
+        score_file(str(stage), write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}]), COMPUTE)
+
+
+def test_a_folder_that_is_not_there_is_said_so(pm_stage: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    (tmp_path / "model-a").mkdir()
+    with pytest.raises(ModelError, match=r"no such folder \(nearest: .*model-a\)"):
+        score_file(str(tmp_path / "model-b"), rows, COMPUTE)
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_named(pm_stage: Path, tmp_path: Path) -> None:
+    """Its own pieces by their number, an added token by its id, where a text has it."""
+    folder = foreign(tmp_path / "foreign", pm_stage)
+    tokenizer = models.load_tokenizer(pm_stage)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(folder)
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    assert score_file(str(folder), rows, COMPUTE)["n"] == 1
+    with pytest.raises(ModelError, match=rf"token id {len(tokenizer) - 1}, allowed: below {len(tokenizer) - 1}"):
+        score_file(str(folder), write_rows(tmp_path / "zebra.jsonl", [{"text": TRANSCRIPT + " zebra"}]), COMPUTE)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.resize_token_embeddings(100)
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match="pieces, its embeddings 100"):
+        score_file(str(folder), rows, COMPUTE)
+
+
+def test_the_command_names_its_columns(pm_stage: Path, tmp_path: Path) -> None:
+    rows = [{"text": TRANSCRIPT}, {"chosen": "good", "rejected": "bad"}]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    result = CliRunner().invoke(app, ["score", str(pm_stage), str(file), "--threads", "1"])
+    lines = [line.split("\t") for line in result.stdout.splitlines()[:3]]
+    assert lines[0] == ["line", "score", "score_chosen", "score_rejected", "conversation", "problems"]
+    assert {len(line) for line in lines} == {6} and lines[1][2:] == [""] * 4
+    assert lines[2][-1] == "no_human_turn_first,no_assistant_turn"
