@@ -217,7 +217,8 @@ def update_policy(trainer: Trainer, optimizer: torch.optim.AdamW, crew: Crew, up
         stats = minibatch_gradient(crew, trainer.work, batch.targets(rows), update)
         if trainer.models.text is not None:
             stats |= pretraining_gradient(crew, trainer.work, trainer.models.text, step)
-        stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
+        with crew.resting():  # the others wait for the new weights
+            stats["grad_norm"] = apply_step(optimizer, training.schedule, rate, update)
     stats |= {"lr": rate, "kl_coef": trainer.kl_coef}
     if training.kl_target is not None:
         kl, n = batch.stats["kl_k1"], training.batch_size
