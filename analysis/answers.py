@@ -5,11 +5,13 @@ RLHF can leave accuracy as it was and ruin this (GPT-4's report: .007 before and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.calibration import N_BINS, N_DRAWS, poisson_draws
@@ -22,19 +24,24 @@ Floats = NDArray[np.float64]
 def confidences(loglikelihoods: Iterable[Any]) -> Floats:
     """(n,) the largest of each item's choice probabilities, softmax of its choices' log-likelihoods; nan for an item
     with fewer than two."""
-    found = []
-    for values in loglikelihoods:
-        array = np.asarray([] if values is None else values, dtype=float)
-        found.append(1 / np.exp(array - array.max()).sum() if array.size > 1 else np.nan)
-    return np.array(found, dtype=float)
+    lists = pa.array(loglikelihoods, from_pandas=True)
+    lists = (lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists).cast(pa.list_(pa.float64()))
+    values = np.asarray(lists.flatten(), dtype=float)
+    n_choices = lists.value_lengths().fill_null(0).to_numpy()
+    first, found = np.cumsum(n_choices) - n_choices, np.full(len(lists), np.nan)
+    for n in set(n_choices[n_choices > 1].tolist()):  # items with as many choices at once
+        of = np.flatnonzero(n_choices == n)
+        choices = values[first[of][:, None] + np.arange(n)]
+        found[of] = 1 / np.exp(choices - choices.max(axis=1, keepdims=True)).sum(axis=1)
+    return found
 
 
 def bin_sums(confidence: Floats, correct: Floats, item: Codes, run: Codes, shape: tuple[int, int]) -> Floats:
     """(runs, item clusters, bins) sums of (correct - confidence) over ten equal bins of the confidence in [0, 1]."""
     bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    sums = np.zeros((*shape, N_BINS))
-    np.add.at(sums, (run, item, bins), correct - confidence)
-    return sums
+    place = (run * shape[1] + item) * N_BINS + bins
+    sums = np.bincount(place, correct - confidence, math.prod(shape) * N_BINS)
+    return np.asarray(sums.reshape(*shape, N_BINS), dtype=float)
 
 
 def answer_calibration(

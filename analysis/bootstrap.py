@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.estimates import Codes, t_quantile
 from analysis.intervals import Optimum, Uncertainty, unknown
 from analysis.laws import Floats
-from analysis.solver import Solution, levenberg, transform
+from analysis.solver import Problem, Solution, levenberg, transform
 
 Z = t_quantile(0.975, None)
 # Webb 2014: six points with mean 0 and variance 1, enough different draws for a handful of clusters
@@ -51,12 +51,18 @@ def wild(best: Optimum, cluster: Codes, clustered: bool, how: Redraw) -> Uncerta
 
 
 def _refit(best: Optimum, target: Floats) -> Solution:
-    """The fit to every row of ``target`` (draws, n); a law that is linear is solved at once, exactly."""
-    problem = best.problem
-    if not problem.law.linear or problem.space != "linear":
-        return _in_parts(best, len(target), target=lambda rows: target[rows])
-    u = (np.linalg.pinv(best.jac) @ (np.sqrt(problem.w) * target).T).T
-    return Solution(u, np.zeros(len(u)), np.ones(len(u), dtype=bool))
+    """The fit to every row of ``target`` (draws, n).
+
+    Points at one x count by their mean alone: sum w (t - f)^2 = W (mean t - f)^2 + what no parameter changes.
+    """
+    problem, draws = best.problem, len(target)
+    places, first, level = np.unique(problem.x, axis=0, return_index=True, return_inverse=True)
+    if best.jac.shape[1] < len(places) < len(level):
+        w = np.asarray(np.bincount(level.ravel(), weights=problem.w), dtype=float)
+        share = np.zeros((len(level), len(places)))
+        share[np.arange(len(level)), level.ravel()] = problem.w / w[level.ravel()]
+        problem, target = replace(problem, x=places, y=problem.y[first], w=w), target @ share
+    return _in_parts(problem, best.u, draws, target=lambda rows: target[rows])
 
 
 def _inflate(best: Optimum, cluster: Codes) -> Floats:
@@ -82,20 +88,21 @@ def cases(best: Optimum, cluster: Codes, draws: int, seed: int) -> Uncertainty:
         return unknown(len(best.u))
     counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
     limit = 200 if best.problem.delta is None else 2000  # an absolute error converges slowly, one kink at a time
-    found = _in_parts(best, draws, weights=lambda rows: best.problem.w * counts[rows][:, cluster], limit=limit)
+    own = best.problem.w
+    found = _in_parts(best.problem, best.u, draws, weights=lambda rows: own * counts[rows][:, cluster], limit=limit)
     return _percentiles(best, found, groups - 1, "cases-bootstrap")
 
 
 def _in_parts(
-    best: Optimum, draws: int, target: Part | None = None, weights: Part | None = None, limit: int = 200
+    problem: Problem, u: Floats, draws: int, target: Part | None = None, weights: Part | None = None, limit: int = 200
 ) -> Solution:
-    """All draws refitted from the optimum, as many at once as memory is well used by."""
-    size, found = max(1, MOST_AT_ONCE // best.jac.size), []
+    """All draws refitted from u (p,), as many at once as memory is well used by."""
+    size, found = max(1, MOST_AT_ONCE // (len(problem.y) * len(u))), []
     for first in range(0, draws, size):
         rows = slice(first, min(first + size, draws))
-        start = np.repeat(best.u[None], rows.stop - first, axis=0)
+        start = np.repeat(u[None], rows.stop - first, axis=0)
         goal, own = (None if part is None else part(rows) for part in (target, weights))
-        found.append(levenberg(best.problem, start, target=goal, weights=own, max_iterations=limit))
+        found.append(levenberg(problem, start, target=goal, weights=own, max_iterations=limit))
     return Solution(*(np.concatenate([getattr(one, name) for one in found]) for name in ("u", "cost", "converged")))
 
 

@@ -25,9 +25,9 @@ def calibration_error(difference: Floats, correct: Floats, cluster: Any) -> Esti
     confidence = sigmoid(np.abs(difference))
     bins = np.minimum(((confidence - 0.5) * 2 * N_BINS).astype(int), N_BINS - 1)
     group = codes(cluster)
-    sums = np.zeros((group.max() + 1, N_BINS))  # of (correct - confidence), by conversation and bin
-    np.add.at(sums, (group, bins), correct - confidence)
     sizes = np.bincount(group).astype(float)
+    sums = np.bincount(group * N_BINS + bins, correct - confidence, len(sizes) * N_BINS)
+    sums = sums.reshape(len(sizes), N_BINS)  # of (correct - confidence), by conversation and bin
     draws = poisson_draws(len(sizes))
     value = float(np.abs(sums.sum(axis=0)).sum() / len(correct))
     drawn = np.abs(draws @ sums).sum(axis=1) / np.maximum(draws @ sizes, 1.0)

@@ -39,7 +39,7 @@ class Term:
 
     value: float
     rows: Floats
-    item: Objects
+    item: Objects | Codes
     run: Objects
     n: int
 
@@ -75,7 +75,11 @@ class Measured:
 
 
 def mean_term(
-    values: ArrayLike, item: Objects, run: Objects, weights: ArrayLike | None = None, n: int | None = None
+    values: ArrayLike,
+    item: Objects | Codes,
+    run: Objects,
+    weights: ArrayLike | None = None,
+    n: int | None = None,
 ) -> Term | None:
     """The (weighted) mean of ``values``; None without rows. ``n`` defaults to the number of rows."""
     if len(item) == 0:

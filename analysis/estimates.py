@@ -106,6 +106,22 @@ def influences(values: ArrayLike, weights: ArrayLike | None = None) -> tuple[flo
     return value, w * (x - value) / total
 
 
+def means(values: Floats, clusters: ArrayLike, weights: Floats | None = None) -> list[Estimate]:
+    """``mean`` of every row of ``values`` (k, n) on the same clusters (n,); weights (k, n)."""
+    cluster, (k, n) = codes(clusters), values.shape
+    w = np.ones_like(values) if weights is None else weights
+    total = w.sum(axis=1, keepdims=True)
+    value = (w * values).sum(axis=1, keepdims=True) / total
+    influence = w * (values - value) / total
+    groups = int(cluster.max()) + 1
+    if groups < 2:
+        return [Estimate(v, None, n) for v in value[:, 0].tolist()]
+    place = (np.arange(k) * groups)[:, None] + cluster
+    sums = np.bincount(place.ravel(), influence.ravel(), k * groups).reshape(k, groups)
+    se = np.sqrt((sums**2).sum(axis=1) * groups / (groups - 1))
+    return [Estimate(v, s, n, groups - 1) for v, s in zip(value[:, 0].tolist(), se.tolist(), strict=True)]
+
+
 def clustered_variance(influence: Floats, cluster: Codes) -> float:
     """G / (G - 1) times the sum over clusters of the squared sum of influences; nan with one cluster."""
     sums = np.bincount(cluster, weights=influence)

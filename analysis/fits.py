@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
@@ -25,7 +26,7 @@ from analysis.points import (
     missing_information,
     what_would_do,
 )
-from analysis.search import Found, make_problem, solve
+from analysis.search import Found, make_problem, solve, solve_each
 from analysis.solver import Problem, Space, slope_of, transform
 
 Interval = Literal["profile", "wald", "bootstrap", "cases"]
@@ -56,29 +57,52 @@ def fit(
     replaces the bootstrap's degrees of freedom; with ``repeats`` it is meant that a run has several rows at one x.
     Raises FitError for unusable points; too few of them is a status, not an error.
     """
-    columns, target, errors, group_codes = check_shapes(x, y, se, cluster)
-    names = tuple(x_names or (["x"] if columns.shape[1] == 1 else ["N", "D"]))
-    of = checked_law(name, columns.shape[1])
-    space = "log" if loss == "hoffmann" else space
-    check_points(of, columns, target, errors, space, names, y_name)
     if cluster is not None and ci == "profile":
         raise FitError("--ci profile assumes independent points; with --cluster use bootstrap or wald")
     if loss != "ls" and ci in ("profile", "wald"):
         raise FitError(f"--ci {ci} needs --loss ls; {loss} is bootstrapped")
-    shared = None if noise is None else np.asarray(noise, dtype=float)
+    space, shared = "log" if loss == "hoffmann" else space, None if noise is None else np.asarray(noise, dtype=float)
     if shared is not None and (ci != "bootstrap" or space != "linear" or loss != "ls"):
         raise FitError("noise needs the bootstrap of a least-squares fit in linear space")
     how = Redraw(draws if shared is None else len(shared), seed, shared, df)
+    blank, problem, group_codes = _prepared(name, x, y, se, cluster, loss, space, group, x_names, y_name, repeats)
+    return blank if problem is None else _result(blank, solve(problem, loss), group_codes, ci, how)
+
+
+def fit_each(
+    name: str, points: Sequence[tuple[ArrayLike, ArrayLike]], *, x_names: Sequence[str] | None = None, y_name: str = "y"
+) -> list[FitResult]:
+    """``fit`` with ``ci="wald"`` of each of many small sets of points (x, y), as many points at once in one batch."""
+    ready = [_prepared(name, x, y, None, None, "ls", "linear", "all", x_names, y_name, False) for x, y in points]
+    results, alike = [blank for blank, _, _ in ready], defaultdict[int, list[int]](list)
+    problems = {i: problem for i, (_, problem, _) in enumerate(ready) if problem is not None}
+    for i, problem in problems.items():
+        alike[len(problem.y)].append(i)
+    for members in alike.values():
+        for i, found in zip(members, solve_each([problems[i] for i in members]), strict=True):
+            results[i] = _result(results[i], found, None, "wald", Redraw(0, 0))
+    return results
+
+
+def _prepared(
+    name: str, x: ArrayLike, y: ArrayLike, se: ArrayLike | None, cluster: ArrayLike | None, loss: Loss, space: Space,
+    group: str, x_names: Sequence[str] | None, y_name: str, repeats: bool,
+) -> tuple[FitResult, Problem | None, Codes | None]:  # fmt: skip
+    """A result without values, the problem to solve for them (None where the points are too few, which is noted), and
+    the points' clusters."""
+    columns, target, errors, group_codes = check_shapes(x, y, se, cluster)
+    names = tuple(x_names or (["x"] if columns.shape[1] == 1 else ["N", "D"]))
+    of = checked_law(name, columns.shape[1])
+    check_points(of, columns, target, errors, space, names, y_name)
     blank = FitResult(
         name, of.formula, group, names, y_name, {p: Param(None, None, None, None) for p in of.params}, "none",
         len(target), None if group_codes is None else int(group_codes.max()) + 1, None, "not_identified", (), None,
         loss, space, tuple((float(c.min()), float(c.max())) for c in columns.T),
     )  # fmt: skip
     if notes := missing_information(of, columns, len(target), names):
-        return replace(blank, notes=tuple(notes))
-    problem = make_problem(of, columns, target, errors, space)
+        return replace(blank, notes=tuple(notes)), None, group_codes
     blank = replace(blank, notes=tuple(cautions(of, columns, target, group_codes, names, repeats)))
-    return _result(blank, solve(problem, loss), group_codes, ci, how)
+    return blank, make_problem(of, columns, target, errors, space), group_codes
 
 
 def checked_law(name: str, n_x: int) -> Law:

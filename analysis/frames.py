@@ -10,12 +10,13 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyarrow.lib
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -272,35 +273,62 @@ def _admit(study: Study, stage: dict[str, Any]) -> None:
             study.exclude(stage_id, f"diverged ({note}): kept in the tables, left out of fits and claims", record)
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pyarrow.Table:
     """The named columns of a Parquet file, and of the optional ones those it has; AnalysisError names the file and the
     first missing column."""
     try:
         # one thread: the files are small, and starting threads costs more than reading
-        frame = pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pandas(use_threads=False)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = [*columns, *(name for name in optional if name in names and name not in columns)]
+            table = file.read(columns=wanted, use_threads=False)
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise AnalysisError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
-    missing = [name for name in columns if name not in frame.columns]
+    missing = [name for name in columns if name not in names]
     if missing:
-        raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    more = [name for name in optional if name in frame.columns and name not in columns]
-    return frame[[*columns, *more]]
+        raise AnalysisError(f"{path}: no column {missing[0]!r}; it has {', '.join(names)}")
+    return table.select(wanted)
+
+
+def _list_type(kind: pyarrow.DataType) -> pd.ArrowDtype | None:
+    """Lists stay Arrow's: as one array each they are slow to make and to read."""
+    return pd.ArrowDtype(kind) if pyarrow.types.is_list(kind) else None
 
 
 def stage_table(
     study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> pd.DataFrame | None:
     """A stage's table, or None (and a row of ``excluded``) where it is absent or unreadable."""
+    table = stage_columns(study, record, name, columns, optional)
+    return None if table is None else table.to_pandas(use_threads=False, ignore_metadata=True, types_mapper=_list_type)
+
+
+def stage_columns(
+    study: Study, record: Record, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pyarrow.Table | None:
+    """``stage_table`` as Arrow's columns, for tables of which there are thousands."""
     try:
-        return read_table(study.folder(record) / name, columns, optional)
+        return read_columns(study.folder(record) / name, columns, optional)
     except AnalysisError as error:
         study.exclude(record.stage_id, str(error), record)
         return None
 
 
-def labels(column: pd.Series) -> NDArray[np.object_]:
+def labels(column: pd.Series | pyarrow.ChunkedArray) -> NDArray[np.object_]:
     """A column as objects, equal texts the same object: thousands of tables name the same items, kept once."""
-    return np.array([sys.intern(v) if type(v) is str else v for v in column.tolist()], dtype=object)
+    values = column.tolist() if isinstance(column, pd.Series) else column.to_pylist()
+    try:
+        return _texts(tuple(map(sys.intern, values)))
+    except TypeError:  # not all of them are texts
+        return np.array([sys.intern(v) if type(v) is str else v for v in values], dtype=object)
+
+
+@lru_cache(maxsize=256)
+def _texts(values: tuple[str, ...]) -> NDArray[np.object_]:
+    """The array of these texts, the same one for the many tables that have the same column."""
+    array = np.array(values, dtype=object)
+    array.flags.writeable = False
+    return array
 
 
 def models(study: Study) -> list[Model]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.estimates import Codes, Estimate, codes, mean
-from analysis.frames import EVAL_COLUMNS, LATER_EVAL_COLUMNS, Model, Study, stage_table
+from analysis.estimates import Codes, Estimate, codes, means
+from analysis.frames import EVAL_COLUMNS, LATER_EVAL_COLUMNS, Model, Study, labels, stage_table
 from analysis.held_out import HeldOut
 from hh_scaling.records import Record, read_jsonl
 
@@ -47,7 +47,7 @@ class Curve:
     values: dict[str, Floats] = field(default_factory=dict)  # column of evals.parquet -> (S, P); all-null ones absent
     chain: str = ""  # base and seed; empty where a run counts alone
 
-    @property
+    @cached_property
     def cluster(self) -> Codes:
         """(P,) conversations as integers."""
         return codes(self.conversation)
@@ -66,9 +66,10 @@ class Curve:
         """(S, P) that estimate of each response's KL from the reference, in nats, signed."""
         return self.values[f"kl_{self.estimator}"]
 
-    def kl(self, step: int) -> Estimate:
-        """Its mean over prompts at the step of that index."""
-        return mean(self.kls[step], self.cluster)
+    @cached_property
+    def kl(self) -> list[Estimate]:
+        """Its mean over prompts at each step."""
+        return means(self.kls, self.cluster)
 
     def sqrt_kl(self) -> Floats:
         """(S,) sqrt(max(mean KL, 0)): negative estimates stay negative in the table and become 0 here."""
@@ -76,19 +77,13 @@ class Curve:
 
     def resolved(self) -> NDArray[np.bool_]:
         """(S,) evaluations after the start whose KL is at least two standard errors: the others are not fitted."""
-        if (found := RESOLVED.get(self)) is None:  # asked for by every law of every score
-            known = [self.kl(step) for step in range(len(self.steps))]
-            clear = [kl.se is None or kl.value >= 2 * kl.se for kl in known]
-            found = RESOLVED[self] = np.array([False, *clear[1:]])
-        return found
+        clear = [kl.se is None or kl.value >= 2 * kl.se for kl in self.kl]
+        return np.array([False, *clear[1:]])
 
     def relative(self, column: str) -> Floats | None:
         """(S, P) score minus the same prompt's score at the first step, or None where it was not measured."""
         scores = self.values.get(column)
         return None if scores is None else scores - scores[0]
-
-
-RESOLVED: WeakKeyDictionary[Curve, NDArray[np.bool_]] = WeakKeyDictionary()
 
 
 def load_curves(study: Study) -> list[Curve]:
@@ -107,26 +102,26 @@ def _curve(study: Study, record: Record, frame: pd.DataFrame) -> Curve | None:
     if frame.empty:
         study.exclude(record.stage_id, "evals.parquet has no rows", record)
         return None
-    counts = frame.groupby("prompt_id").step.nunique()
-    everywhere = counts.index[counts == frame.step.nunique()]
-    if len(everywhere) < len(counts):
-        study.exclude(record.stage_id, f"{len(counts) - len(everywhere)} prompts not evaluated at every step", record)
-    frame = frame[frame.prompt_id.isin(everywhere)].drop_duplicates(["step", "prompt_id"])
-    if frame.empty:
+    steps, step = np.unique(frame.step.to_numpy(), return_inverse=True)
+    prompts, prompt = np.unique(frame.prompt_id.to_numpy(), return_inverse=True)
+    rows = np.full((len(steps), len(prompts)), -1)
+    rows[step[::-1], prompt[::-1]] = np.arange(len(frame))[::-1]  # of a repeated row the first
+    everywhere = (rows >= 0).all(axis=0)
+    if not everywhere.all():
+        study.exclude(record.stage_id, f"{(~everywhere).sum()} prompts not evaluated at every step", record)
+    rows = np.ascontiguousarray(rows[:, everywhere])  # sums of a row then add in the order of its prompts
+    if not rows.size:
         return None
-    frame = frame.sort_values(["step", "prompt_id"])
-    first = frame[frame.step == frame.step.min()]
-    shape = (frame.step.nunique(), len(first))
     columns = [name for name in frame.columns if name not in EVAL_COLUMNS[:4]]
-    values = {name: frame[name].to_numpy(float).reshape(shape) for name in columns}
+    values = {name: frame[name].to_numpy(float)[rows] for name in columns}
     return Curve(
         record,
         study.model(record),
         study.seed(record),
-        steps=frame.step.unique().astype(np.int64),
-        samples=frame.groupby("step").samples.first().to_numpy(np.int64),
-        conversation=first.conversation.to_numpy(object),
-        prompts=tuple(first.prompt_id),
+        steps=steps.astype(np.int64),
+        samples=frame.samples.to_numpy(np.int64)[rows[:, 0]],
+        conversation=labels(frame.conversation)[rows[0]],
+        prompts=tuple(prompts[everywhere].tolist()),
         values={name: v for name, v in values.items() if np.isfinite(v).all()},
         chain=study.chain(record),
     )
@@ -161,8 +156,8 @@ def frontier_rows(study: Study, curves: list[Curve]) -> list[dict[str, Any]]:
 
 def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
     record, model = curve.record, curve.model
-    logged = _metrics_by_step(study, record)
-    labels = {
+    logged, measured = _metrics_by_step(study, record), _measured(curve)
+    known_of_run = {
         "stage_id": record.stage_id, "model": model.name, "n_params": model.n_params,
         "n_params_total": model.n_params_total, "seed": curve.seed,
         "seed_pm": study.seed(study.parent(record, "pm_train")), "seed_base": study.seed(study.base(record)),
@@ -170,13 +165,10 @@ def _rows(study: Study, curve: Curve) -> list[dict[str, Any]]:
     }  # fmt: skip
     rows = []
     for index, step in enumerate(curve.steps):
-        row = labels | {"step": int(step), "samples": int(curve.samples[index])} | _kl_columns(curve, index)
-        for name, column in SCORES.items():
-            row[name] = _relative(curve, column, index)
-        for name in PLAIN:
-            row[name] = _mean(curve, name, index)
+        row = known_of_run | {"step": int(step), "samples": int(curve.samples[index])}
+        row |= {name: None if column is None else column[index] for name, column in measured.items()}
         known = logged.get(int(step), {})
-        row |= _along_training(curve, index) | {n: _logged(curve, known.get(m)) for n, m in LOGGED.items()}
+        row |= {n: _logged(curve, known.get(m)) for n, m in LOGGED.items()}
         rows.append(row | {name: known.get(name) for name in ("tokens", "flops", "seconds")})
     return rows
 
@@ -190,29 +182,31 @@ def square_root(kl: Estimate) -> tuple[float, float | None]:
     return root, kl.se / (2 * root) if root > 0 else (0.0 if kl.se == 0 else None)
 
 
-def _mean(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
-    return mean(curve.values[column][index], curve.cluster).to_dict() if column in curve.values else None
+def _measured(curve: Curve) -> dict[str, list[Any] | None]:
+    """What the rows of a curve hold, by column and step; None for a column that was not measured."""
+    roots = [square_root(kl) for kl in curve.kl]
+    found: dict[str, list[Any] | None] = {"kl": [kl.to_dict() | {"estimator": curve.estimator} for kl in curve.kl]}
+    found |= {name: _mean(curve, curve.values.get(name)) for name in KLS}
+    found |= {"sqrt_kl": [root for root, _ in roots], "sqrt_kl_se": [se for _, se in roots]}
+    found |= {name: _relative(curve, column) for name, column in SCORES.items()}
+    found |= {name: _mean(curve, curve.values.get(name)) for name in PLAIN}
+    return found | _along_training(curve)
 
 
-def _kl_columns(curve: Curve, index: int) -> dict[str, Any]:
-    kl = curve.kl(index)
-    root, root_se = square_root(kl)
-    row: dict[str, Any] = {"kl": kl.to_dict() | {"estimator": curve.estimator}}
-    row |= {name: _mean(curve, name, index) for name in KLS}
-    return row | {"sqrt_kl": root, "sqrt_kl_se": root_se}
+def _mean(curve: Curve, values: Floats | None, weights: Floats | None = None) -> list[Any] | None:
+    return None if values is None else [one.to_dict() for one in means(values, curve.cluster, weights)]
 
 
-def _along_training(curve: Curve, index: int) -> dict[str, Any]:
+def _along_training(curve: Curve) -> dict[str, list[Any] | None]:
     """KL and entropy a sampled token, and the share of responses cut off by the limit."""
-    row: dict[str, Any] = {}
+    found: dict[str, list[Any] | None] = {}
     for name, (column, tokens, summed) in PER_TOKEN.items():
-        row[name] = None
+        found[name] = None
         if column in curve.values and tokens in curve.values:
-            weights, values = curve.values[tokens][index], curve.values[column][index]
-            row[name] = mean(values / weights if summed else values, curve.cluster, weights).to_dict()
+            values, weights = curve.values[column], curve.values[tokens]
+            found[name] = _mean(curve, values / weights if summed else values, weights)
     ended = curve.values.get("ended")
-    row["truncated"] = None if ended is None else mean(1 - ended[index], curve.cluster).to_dict()
-    return row
+    return found | {"truncated": None if ended is None else _mean(curve, 1 - ended)}
 
 
 def _logged(curve: Curve, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -222,11 +216,11 @@ def _logged(curve: Curve, known: Mapping[str, Any] | None) -> dict[str, Any] | N
     return Estimate(known["value"], known["se"], known["n"], int(curve.cluster.max())).to_dict()
 
 
-def _relative(curve: Curve, column: str, index: int) -> dict[str, Any] | None:
-    relative = curve.relative(column)
-    if relative is None:
+def _relative(curve: Curve, column: str) -> list[Any] | None:
+    found = _mean(curve, curve.relative(column))
+    if found is None:
         return None
-    return mean(relative[index], curve.cluster).to_dict() | {"raw": float(curve.values[column][index].mean())}
+    return [one | {"raw": float(raw)} for one, raw in zip(found, curve.values[column].mean(axis=1), strict=True)]
 
 
 def _metrics_by_step(study: Study, record: Record) -> dict[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.crossed import replicates
 from analysis.fit_result import FitResult, Note, Param
-from analysis.fits import fit
+from analysis.fits import fit, fit_each
 from analysis.frames import base_note
 from analysis.frontier import SCORES, Curve
 from analysis.spread import pool_spread
@@ -110,17 +111,24 @@ def one_run(law: str, curve: Curve, name: str, group: str) -> FitResult:
 
 def _redraw_parameters(law: str, curve: Curve, name: str) -> Floats:
     """(draws, p) least squares with conversations redrawn, the same draw at every step (fixed seed)."""
-    cluster = curve.cluster
-    groups = int(cluster.max()) + 1
-    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster]
-    share = counts / counts.sum(axis=1, keepdims=True)
+    share = _redrawn_shares(curve.cluster.tobytes())
     relative, kept = curve.relative(SCORES[name]), curve.resolved()
     assert relative is not None
     d = np.sqrt(np.maximum(share @ curve.kls[kept].T, 0.0))
     r = share @ relative[kept].T
     other = {"sqrt-kl-linear": [], "bon": [-(d**2)], "rl": [-d * np.log(np.maximum(d, 1e-300))]}[law]
     design = np.stack([d, *other], axis=2)
-    return np.asarray((np.linalg.pinv(design) @ r[..., None])[..., 0])
+    gram, moment = np.swapaxes(design, 1, 2) @ design, np.swapaxes(design, 1, 2) @ r[..., None]
+    return np.asarray((np.linalg.pinv(gram, hermitian=True) @ moment)[..., 0])
+
+
+@lru_cache(maxsize=8)
+def _redrawn_shares(cluster: bytes) -> Floats:
+    """(draws, P) the share of every prompt in each draw of conversations, from the memory of the prompts' clusters."""
+    cluster_of = np.frombuffer(cluster, dtype=np.intp)
+    groups = int(cluster_of.max()) + 1
+    counts = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=PROMPT_DRAWS)[:, cluster_of]
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
 class Exponents(NamedTuple):
@@ -133,17 +141,17 @@ class Exponents(NamedTuple):
 def run_exponents(curves: list[Curve], name: str = "score_train") -> Exponents:
     """The exponent of every finished run, by stage id."""
     exponents = Exponents({}, {})
-    for curve in curves:
-        if not curve.finished or SCORES[name] not in curve.values:
-            continue
+    measured = [curve for curve in curves if curve.finished and SCORES[name] in curve.values]
+    enough = [curve for curve in measured if curve.resolved().sum() >= MIN_POINTS]
+    results = fit_each("sqrt-kl-power", [points_of(curve, name) for curve in enough])
+    fitted = {curve.record.stage_id: result for curve, result in zip(enough, results, strict=True)}
+    for curve in measured:
         run, n = curve.record.stage_id, int(curve.resolved().sum())
-        if n < MIN_POINTS:
+        k = fitted[run].params["k"].value if run in fitted else None
+        if run not in fitted:
             exponents.failed[run] = f"{n} evaluations with a KL above two standard errors, {MIN_POINTS} are needed"
-            continue
-        result = fit("sqrt-kl-power", *points_of(curve, name), ci="wald")
-        k = result.params["k"].value
-        if result.status == "ok" and k is not None:
+        elif fitted[run].status == "ok" and k is not None:
             exponents.found[run] = k
         else:
-            exponents.failed[run] = result.status.replace("_", " ")
+            exponents.failed[run] = fitted[run].status.replace("_", " ")
     return exponents

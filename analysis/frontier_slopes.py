@@ -14,7 +14,7 @@ from scipy import special
 from analysis.estimates import Estimate, mean
 from analysis.frames import SHARED_BASE, Study, base_of, join_notes
 from analysis.frontier import SCORES, Curve, gold_source, spread
-from analysis.frontier_fits import points_of, run_exponents
+from analysis.frontier_fits import Exponents, points_of, run_exponents
 from analysis.frontier_laws import by_size
 from analysis.held_out import HeldOut
 
@@ -29,19 +29,24 @@ class RunSlope:
     value: float
 
 
-def slope_rows(study: Study, curves: Sequence[Curve], scores: dict[str, HeldOut]) -> list[dict[str, Any]]:
+def slope_rows(
+    study: Study, curves: Sequence[Curve], scores: dict[str, HeldOut], trained: Exponents | None = None
+) -> list[dict[str, Any]]:
     """One row per score: every size's slope, whether they are alike, how they change with size, the slope common to
     all sizes, and the exponent of KL.
 
     Scores of PMs are in standard deviations of that PM's held-out scores, since sizes are scored by PMs of their own; a
-    gold score is in its own unit, and left out where sizes have different ones.
+    gold score is in its own unit, and left out where sizes have different ones. ``trained``: the runs' exponents of the
+    score trained on, where they are known.
     """
     rows = []
     for name in SCORES:
         runs = run_slopes(study, curves, scores, name)
         if len({run.model for run in runs}) > 1:
             unit = "gold" if name == "score_gold" else "sd of the PM's held-out scores"
-            rows.append({"score": name, "unit": unit} | compared(runs) | _exponent(study, curves, name))
+            known = trained if name == "score_train" else None
+            exponents = run_exponents(list(curves), name) if known is None else known
+            rows.append({"score": name, "unit": unit} | compared(runs) | _exponent(study, exponents.found))
     return rows
 
 
@@ -128,10 +133,9 @@ def trend(n_params: np.ndarray[Any, Any], slopes: np.ndarray[Any, Any]) -> Estim
     return Estimate(value, se, len(x), df if df > 0 else None)
 
 
-def _exponent(study: Study, curves: Sequence[Curve], name: str) -> dict[str, Any]:
+def _exponent(study: Study, found: dict[str, float]) -> dict[str, Any]:
     """The mean exponent of KL over runs (one half where the score is linear in its root), clustered by base model, and
     whether its interval holds one half."""
-    found = run_exponents(list(curves), name).found
     chains = [study.chain(study.records[run]) for run in found]
     several = len({base_of(chain) for chain in chains}) > 1
     cluster = [base_of(chain) if several else chain for chain in chains]

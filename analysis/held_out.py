@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from analysis.frames import PM_COLUMNS, Study, labels, stage_table
+from analysis.estimates import Codes, codes
+from analysis.frames import PM_COLUMNS, Study, labels, stage_columns
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -35,10 +37,17 @@ class HeldOut:
     p_chosen: Floats  # nan outside the world
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> HeldOut:
+    def of(cls, table: pd.DataFrame | pa.Table) -> HeldOut:
         """From the columns of ``scores.parquet``."""
-        columns: dict[str, Any] = {n: labels(frame[n]) if n in LABELS else frame[n].to_numpy(float) for n in PM_COLUMNS}
+        columns: dict[str, Any] = {
+            name: labels(table[name]) if name in LABELS else np.asarray(table[name], dtype=float) for name in PM_COLUMNS
+        }
         return cls(**columns)
+
+    @cached_property
+    def cluster(self) -> Codes:
+        """Conversations as integers."""
+        return codes(self.conversation)
 
     @cached_property
     def difference(self) -> Floats:
@@ -103,9 +112,9 @@ def pm_scores(study: Study, kind: str = "pm") -> dict[str, HeldOut]:
     """Held-out scores of every finished PM (or of votes: "pmp") of whatever setting, by stage id."""
     found = {}
     for record in study.of_kind(kind):
-        frame = stage_table(study, record, "scores.parquet", PM_COLUMNS)
-        if frame is not None and len(frame):
-            found[record.stage_id] = HeldOut.of(frame)
+        table = stage_columns(study, record, "scores.parquet", PM_COLUMNS)
+        if table is not None and len(table):
+            found[record.stage_id] = HeldOut.of(table)
     return found
 
 

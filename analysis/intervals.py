@@ -191,12 +191,18 @@ def per_run(best: Optimum, cluster: Codes) -> tuple[Floats, Uncertainty] | None:
     groups, p = int(cluster.max()) + 1, len(best.u)
     if not best.problem.law.each_run or groups < 2:
         return None
-    mine = cluster == np.arange(groups)[:, None]  # (G, n): a fit per run is a fit with the others' weights at zero
-    for rows in mine:
-        scale = np.linalg.norm(best.jac[rows], axis=0)
-        if rows.sum() < p or (scale == 0).any() or np.linalg.cond(best.jac[rows] / scale) > 1e7:
-            return None
-    found = levenberg(best.problem, np.repeat(best.u[None], groups, axis=0), weights=best.problem.w * mine)
+    problem, sizes = best.problem, np.bincount(cluster)
+    ends = np.cumsum(sizes)
+    place = (ends - sizes)[:, None] + np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
+    rows = np.argsort(cluster, kind="stable")[place]  # (G, most points of a run), filled up with a run's last point
+    own = np.arange(sizes.max()) < sizes[:, None]  # what it is filled up with has no weight
+    jac = best.jac[rows] * own[..., None]
+    scale = np.linalg.norm(jac, axis=1, keepdims=True)
+    if (sizes < p).any() or (scale == 0).any() or (np.linalg.cond(jac / scale) > 1e7).any():
+        return None
+    signs = np.tile(problem.signs, (groups, 1))
+    each = replace(problem, x=problem.x[rows], y=problem.y[rows], w=problem.w[rows] * own, signs=signs)
+    found = levenberg(each, np.repeat(best.u[None], groups, axis=0))
     if not found.converged.all():
         return None
     covariance = np.atleast_2d(np.cov(found.u, rowvar=False)) / groups

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.answers import confidences
+from analysis.crossed import replicates
+from analysis.estimates import Codes, codes
 from analysis.frames import labels
 
 Floats = NDArray[np.float64]
@@ -20,6 +22,8 @@ TaskKey = tuple[str, str, int, str]  # task, format, k_shot, metric
 TASK_KEYS = ["task", "format", "k_shot", "metric"]
 K_SHOT: Final = 2  # their places
 METRIC: Final = 3
+LAID_OUT = [*TASK_KEYS, "higher_is_better", "doc_hash", "prompt_hash", "cluster"]
+MOST_LAYOUTS = 8  # that a table is compared with, the latest
 PROMPTS_DIFFER = "(a chat template or other examples on one side?); --allow-different-prompts compares them"
 UNBOUNDED = ("bits_per_byte", "bits_per_word", "perplexity", "bias")
 
@@ -70,6 +74,26 @@ class Stack:
     confidence: tuple[Floats, Floats] | None = None  # before and after, where all runs have them
 
     @cached_property
+    def item(self) -> Codes:
+        """Clusters as integers."""
+        return codes(self.cluster)
+
+    @cached_property
+    def which(self) -> Codes:
+        """Runs as integers."""
+        return codes(self.run)
+
+    @cached_property
+    def replicate(self) -> Codes:
+        """What replicates (a run, or its base) as integers."""
+        return replicates(self.run)
+
+    @property
+    def n_items(self) -> int:
+        """Of the run with the most."""
+        return int(np.bincount(self.which).max())
+
+    @cached_property
     def loss(self) -> Floats:
         """Quality lost per item: before - after where higher is better, after - before where lower is."""
         return (self.before - self.after) * (1.0 if self.higher_is_better else -1.0)
@@ -79,25 +103,56 @@ class Stack:
         return is_bounded(self.key[3], self.before, self.after)
 
 
-def split_tasks(frame: pd.DataFrame) -> dict[TaskKey, TaskItems]:
-    """An item table (columns of ``items.parquet``) by task key."""
-    cluster, better = labels(frame["cluster"]), frame["higher_is_better"].to_numpy()
-    numbers = {name: frame[name].to_numpy(float) for name in ("score", "weight", "chance")}
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of one task in an item table, ordered by document, and what they say of the items."""
+
+    key: TaskKey
+    at: NDArray[np.intp]
+    document: Objects
+    cluster: Objects
+    prompt: Objects
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which items a table has, by task; the tables of models that answered the same items share it."""
+
+    labels: pd.DataFrame
+    tasks: list[TaskRows]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Layout:
+        """That of a table with the columns LAID_OUT."""
+        cluster, better = labels(table["cluster"]), table["higher_is_better"].to_numpy()
+        documents, prompts = _numbered(table), table.prompt_hash.astype(str).to_numpy(object)
+        order = np.argsort(documents, kind="stable")
+        groups: Any = table.iloc[order].groupby(TASK_KEYS, sort=True).indices
+        tasks = []
+        for (task, form, k_shot, metric), rows in groups.items():
+            key, at = (str(task), str(form), int(k_shot), str(metric)), order[rows]
+            tasks.append(TaskRows(key, at, documents[at], cluster[at], prompts[at], bool(better[at[0]])))
+        return cls(table, tasks)
+
+
+def split_tasks(frame: pd.DataFrame, layouts: list[Layout] | None = None) -> dict[TaskKey, TaskItems]:
+    """An item table (columns of ``items.parquet``) by task key. ``layouts`` are those of other tables, one of which it
+    may share; its own is added where it does not."""
+    known, table = [] if layouts is None else layouts, frame[LAID_OUT]
+    layout = next((one for one in known[-MOST_LAYOUTS:] if one.labels.equals(table)), None)
+    if layout is None:
+        layout = Layout.of(table)
+        known.append(layout)
+    score, weight, chance = (frame[name].to_numpy(float) for name in ("score", "weight", "chance"))
     confidence = confidences(frame.loglikelihoods) if "loglikelihoods" in frame.columns else None
-    prompts = frame.prompt_hash.astype(str).to_numpy(object)
-    documents = _numbered(frame)
-    order = np.argsort(documents, kind="stable")
-    found = {}
-    groups: Any = frame.iloc[order].groupby(TASK_KEYS, sort=True).indices
-    for key, rows in groups.items():
-        at = order[rows]
-        task = (str(key[0]), str(key[1]), int(key[2]), str(key[3]))
-        found[task] = TaskItems(
-            task, documents[at], cluster[at], numbers["score"][at], numbers["weight"][at],
-            numbers["chance"][at], bool(better[at[0]]),
-            None if confidence is None else confidence[at], prompts[at],
-        )  # fmt: skip
-    return found
+    return {
+        task.key: TaskItems(
+            task.key, task.document, task.cluster, score[task.at], weight[task.at], chance[task.at],
+            task.higher_is_better, None if confidence is None else confidence[task.at], task.prompt,
+        )
+        for task in layout.tasks
+    }  # fmt: skip
 
 
 def _numbered(frame: pd.DataFrame) -> Objects:

@@ -2,7 +2,8 @@
 
 A law is evaluated at fit coordinates u, one row per candidate: an amplitude A or a place x1 is held as the
 logarithm of its size (its sign is kept apart), since raw amplitudes span many decades; everything else is itself.
-Batches are along the first axis: (B candidates, n points, p parameters).
+Batches are along the first axis: (B candidates, n points, p parameters). Candidates share their points x (n, k) and
+signs (p,), or have their own: (B, n, k) and (B, p).
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Law:
         return self.evaluate(x, self.coordinates(raw)[None], signs)[0][0]
 
 
-def _term(x: Floats, log_amplitude: Floats, exponent: Floats, sign: float) -> tuple[Floats, Floats, Floats]:
-    """T = sign * e^l * x^-a with dT/dl and dT/da; x (n,), l and a (B,)."""
+def _term(x: Floats, log_amplitude: Floats, exponent: Floats, sign: Floats) -> tuple[Floats, Floats, Floats]:
+    """T = sign * e^l * x^-a with dT/dl and dT/da; x (n,) or (B, n), l and a (B,)."""
     log_x = np.log(x)
     term = sign * np.exp(np.minimum(log_amplitude[:, None] - exponent[:, None] * log_x, MAX_LOG))
     return term, term, -term * log_x
@@ -80,10 +81,10 @@ def _term(x: Floats, log_amplitude: Floats, exponent: Floats, sign: float) -> tu
 
 def _terms(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, list[Floats]]:
     """The sum of the power terms at u = (_, l, a[, m, b]) and its derivatives by those."""
-    total, grads = np.zeros((len(u), len(x))), []
-    for column in range(x.shape[1]):
+    total, grads = np.zeros((len(u), x.shape[-2])), []
+    for column in range(x.shape[-1]):
         at = 1 + 2 * column
-        term, by_log, by_exponent = _term(x[:, column], u[:, at], u[:, at + 1], signs[at])
+        term, by_log, by_exponent = _term(x[..., column], u[:, at], u[:, at + 1], signs[..., at, None])
         total = total + term
         grads += [by_log, by_exponent]
     return total, grads
@@ -110,10 +111,10 @@ def _bounded(floor: float) -> Evaluate:
 def _broken(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, Floats]:
     """E + A x^-a (1 + (x/x1)^(1/f1))^(-delta1 f1), Caballero et al. 2023 with one break."""
     limit, log_a, a, delta, log_x1, log_f = (u[:, i : i + 1] for i in range(6))
-    log_x, f = np.log(x[:, 0]), np.exp(np.minimum(log_f, 50.0))
+    log_x, f = np.log(x[..., 0]), np.exp(np.minimum(log_f, 50.0))
     s = (log_x - log_x1) / f
     soft, gate = np.logaddexp(0.0, s), 0.5 * (1 + np.tanh(s / 2))
-    term = signs[1] * np.exp(np.minimum(log_a - a * log_x - delta * f * soft, MAX_LOG))
+    term = signs[..., 1, None] * np.exp(np.minimum(log_a - a * log_x - delta * f * soft, MAX_LOG))
     by = [
         np.ones_like(term),
         term,
@@ -126,30 +127,31 @@ def _broken(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, Floats]:
 
 
 def _sqrt_kl_power(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, Floats]:
-    d = np.maximum(x[:, 0], 1e-12)
-    term, by_log, by_exponent = _term(d, u[:, 0], -u[:, 1], signs[0])
+    d = np.maximum(x[..., 0], 1e-12)
+    term, by_log, by_exponent = _term(d, u[:, 0], -u[:, 1], signs[..., 0, None])
     return term, np.stack([by_log, -by_exponent], axis=-1)
 
 
 def _linear(columns: Callable[[Floats], Floats]) -> Evaluate:
     def evaluate(x: Floats, u: Floats, signs: Floats) -> tuple[Floats, Floats]:
         design = columns(x)
-        return u @ design.T, np.broadcast_to(design, (len(u), *design.shape))
+        value = u @ design.T if design.ndim == 2 else (design @ u[..., None])[..., 0]
+        return value, np.broadcast_to(design, (len(u), *design.shape[-2:]))
 
     return evaluate
 
 
 def _design_log(x: Floats) -> Floats:
-    return np.column_stack([np.ones(len(x)), np.log(x)])
+    return np.concatenate([np.ones((*x.shape[:-1], 1)), np.log(x)], axis=-1)
 
 
 def _design_bon(x: Floats) -> Floats:
-    return np.column_stack([x[:, 0], -(x[:, 0] ** 2)])
+    return np.stack([x[..., 0], -(x[..., 0] ** 2)], axis=-1)
 
 
 def _design_rl(x: Floats) -> Floats:
-    d = x[:, 0]
-    return np.column_stack([d, -d * np.log(np.where(d > 0, d, 1.0))])
+    d = x[..., 0]
+    return np.stack([d, -d * np.log(np.where(d > 0, d, 1.0))], axis=-1)
 
 
 # ---------------------------------------------------------------- starting values
@@ -265,7 +267,7 @@ FIXED: Mapping[str, Law] = {
         _broken, _broken_starts, (-INF, -INF, -10.0, -10.0, 0.0, 0.01), (INF, INF, 10.0, 10.0, INF, 10.0),
         frozenset({"A", "x1", "f1"}), ("E", "A"), levels=(6,), x_above=0.0,
     ),
-    "sqrt-kl-linear": _linear_law("sqrt-kl-linear", "c*d", ("c",), lambda x: x[:, :1], (1,), None),
+    "sqrt-kl-linear": _linear_law("sqrt-kl-linear", "c*d", ("c",), lambda x: x[..., :1], (1,), None),
     "bon": _linear_law("bon", "d*(alpha - beta*d)", ("alpha", "beta"), _design_bon, (2,), None),
     "rl": _linear_law("rl", "d*(alpha - beta*ln(d))", ("alpha", "beta"), _design_rl, (2,), None),
     # the frontier's exponent: KL^(k/2); k = 1 is linear in the square root

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.calibration import calibration_error, calibration_slope, slope_influences
+from analysis.calibration import calibration_error, calibration_slope
 from analysis.crossed import Term, measure
-from analysis.estimates import codes, mean, paired_difference
+from analysis.estimates import mean, means
 from analysis.frames import MAIN, Study, costs
 from analysis.held_out import HeldOut, sigmoid
 from analysis.pm_baselines import baselines, same_length
@@ -51,21 +51,24 @@ def _labels(study: Study, pm: PM) -> dict[str, Any]:
 
 def measures(of: HeldOut) -> dict[str, Any]:
     """The estimates of one PM on one set of comparisons, as plain dicts (None where they do not exist)."""
-    cluster, p = codes(of.conversation), of.p_chosen
+    cluster, p = of.cluster, of.p_chosen
     slope = calibration_slope(of.difference, cluster)
-    bayes = np.maximum(p, 1 - p) if np.isfinite(p).all() else None
+    known, bayes = bool(np.isfinite(p).all()), np.maximum(p, 1 - p)
     alike = same_length(of)
+    brier = (1 - sigmoid(of.difference)) ** 2
+    rows = [of.correct, of.log_loss, brier, of.longer, of.correct - of.longer, bayes, bayes - of.correct]
+    accuracy, log_loss, squared, longer, beyond, best, gap = means(np.stack(rows), cluster)
     return {
-        "accuracy": mean(of.correct, cluster).to_proportion(),
-        "log_loss": mean(of.log_loss, cluster).to_dict(),
+        "accuracy": accuracy.to_proportion(),
+        "log_loss": log_loss.to_dict(),
         "ece": calibration_error(of.difference, of.correct, cluster).to_dict(),
-        "brier": mean((1 - sigmoid(of.difference)) ** 2, cluster).to_dict(),
+        "brier": squared.to_dict(),
         "calibration_slope": None if slope is None else slope.to_dict(),
-        "length_accuracy": mean(of.longer, cluster).to_proportion(),
-        "accuracy_minus_length": paired_difference(of.correct, of.longer, cluster).to_difference(),
+        "length_accuracy": longer.to_proportion(),
+        "accuracy_minus_length": beyond.to_difference(),
         "length_matched_accuracy": mean(of.correct[alike], cluster[alike]).to_proportion() if alike.any() else None,
-        "bayes_accuracy": None if bayes is None else mean(bayes, cluster).to_proportion(),
-        "bayes_gap": None if bayes is None else paired_difference(bayes, of.correct, cluster).to_difference(),
+        "bayes_accuracy": best.to_proportion() if known else None,
+        "bayes_gap": gap.to_difference() if known else None,
     }
 
 
@@ -106,7 +109,7 @@ def slope_term(pool: Pool) -> Term | None:
     One fit over all pairs would be another quantity: it weighs a PM by the square of its scale. A row's influence is
     that on its own PM's slope, and its part of what that slope differs from the mean by.
     """
-    found = [slope_influences(pm.scores.difference) for pm in pool.pms]
+    found = [pm.slope for pm in pool.pms]
     slopes = [slope for slope in found if slope is not None]
     if len(slopes) < len(found):
         return None

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.calibration import slope_influences
 from analysis.crossed import Term, combine, measure
 from analysis.frames import Study
 from analysis.held_out import Bools, Floats, sigmoid
@@ -76,19 +75,19 @@ def both_high_gain(pms: list[PM]) -> Term | None:
 def expected_accuracy(pool: Pool) -> Floats:
     """What each pair's difference leads one to expect of its own PM; a PM that is always right, or never, as it is."""
     expected, difference = pool.scores.correct.copy(), pool.scores.difference
-    for i in range(len(pool.pms)):
-        own = pool.which == i
-        if (found := slope_influences(difference[own])) is not None:
-            expected[own] = sigmoid(found[0] * np.abs(difference[own]))
+    for pm, own in zip(pool.pms, pool.spans, strict=True):
+        if pm.slope is not None:
+            expected[own] = sigmoid(pm.slope[0] * np.abs(difference[own]))
     return expected
 
 
 def _highest(pool: Pool, within: Bools) -> Bools:
     """The fifth of ``within`` with the highest lower score, PM by PM."""
     high, lower = np.zeros(len(within), dtype=bool), pool.centred.lower
-    for i in range(len(pool.pms)):
-        own = within & (pool.which == i)
-        high |= own & (lower > np.quantile(lower[own], HIGH)) if own.any() else False
+    for span in pool.spans:
+        own = within[span]
+        if own.any():
+            high[span] = own & (lower[span] > np.quantile(lower[span][own], HIGH))
     return high
 
 

@@ -101,17 +101,28 @@ def cautions(
     """What is odd about points that can be fitted: rows that repeat others, unless ``repeats`` are meant, and a form
     that cannot be tested."""
     notes = []
-    earliest = np.unique(np.column_stack([x, y if cluster is None else cluster]), axis=0, return_index=True)[1]
-    if len(earliest) < len(y) and not repeats:
+    repeated = [] if repeats else repeated_rows(np.column_stack([x, y if cluster is None else cluster]))
+    if repeated:
         what = "x and y" if cluster is None else "run and x"
-        first = int(np.setdiff1d(np.arange(len(y)), earliest)[0]) + 1
-        message = f"{len(y) - len(earliest)} rows repeat the {what} of an earlier one (the first is row {first})"
+        first = repeated[0] + 1
+        message = f"{len(repeated)} rows repeat the {what} of an earlier one (the first is row {first})"
         notes.append(Note("repeated_rows", f"{message}: each counts as a measurement of its own"))
     for name, found, wanted in levels_wanted(of, x, names):
         if found < wanted:
             message = f"{name} has {found} distinct values, no more than {of.name} has parameters to bend to them"
             notes.append(Note("form_not_tested", f"{message}: whether the form holds is not tested; {wanted} would do"))
     return notes
+
+
+def repeated_rows(cells: Floats) -> list[int]:
+    """The rows of a table (n, k) that are equal to an earlier one."""
+    seen: set[tuple[float, ...]] = set()
+    repeated = []
+    for i, row in enumerate(map(tuple, cells.tolist())):
+        if row in seen:
+            repeated.append(i)
+        seen.add(row)
+    return repeated
 
 
 def levels_wanted(of: Law, x: Floats, names: Sequence[str]) -> list[tuple[str, int, int]]:

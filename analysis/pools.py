@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.calibration import slope_influences
 from analysis.crossed import Measured, Term, combine
 from analysis.estimates import influences
 from analysis.frames import MAIN, Model, Setting, Study, base_of, join_notes
@@ -38,6 +39,11 @@ class PM:
     def place(self) -> tuple[Any, ...]:
         return (self.model.n_params, self.model.name)
 
+    @cached_property
+    def slope(self) -> tuple[float, Floats] | None:
+        """Its calibration slope and the influence of every comparison on it (``slope_influences``)."""
+        return slope_influences(self.scores.difference)
+
 
 def preference_models(study: Study, scores: dict[str, HeldOut]) -> list[PM]:
     """Every scored PM of either half whose ancestors are of the main setting, by size and in the study's order, on
@@ -57,6 +63,8 @@ def on_common_comparisons(study: Study, pms: list[PM]) -> list[PM]:
 
     A PM that scored less than half of the comparisons that most scored is left out; what is left out is said.
     """
+    if all(np.array_equal(pm.scores.comparison_id, pms[0].scores.comparison_id) for pm in pms):
+        return pms
     counts = Counter(name for pm in pms for name in pm.scores.comparison_id)
     usual = {name for name, n in counts.items() if 2 * n > len(pms)}
     kept = [pm for pm in pms if 2 * len(usual.intersection(pm.scores.comparison_id)) > len(usual)]
@@ -99,6 +107,12 @@ class Pool:
     def which(self) -> Floats:
         """(R,) the index of the PM of each row."""
         return np.repeat(np.arange(len(self.pms)), [len(pm.scores.correct) for pm in self.pms])
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """The rows of each PM."""
+        ends = np.cumsum([len(pm.scores.correct) for pm in self.pms]).tolist()
+        return [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
 
     @cached_property
     def chain(self) -> Objects:

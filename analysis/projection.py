@@ -16,6 +16,7 @@ from analysis.solver import Problem
 
 MAX_EVALUATIONS = 200
 WORSE = 1e100  # a residual where the law is not finite
+_Place = tuple[Floats, Floats]  # values (n,) and derivatives (n, p) of the law
 
 
 class _Projected:
@@ -25,6 +26,7 @@ class _Projected:
         self.problem, self.u, self.root = problem, u, np.sqrt(problem.w)
         self.solved = np.array([name in problem.law.projected for name in problem.law.params])
         self.logs = problem.law.logs[self.solved]
+        self.last: tuple[bytes, _Place] | None = None
 
     def at(self, free: Floats) -> tuple[Floats, Floats]:
         """The coordinates (p,) and signs (p,) with the linear parameters at their best for ``free``; nan where the
@@ -49,17 +51,22 @@ class _Projected:
         scale = np.maximum(np.linalg.norm(columns * self.root[:, None], axis=0), 1e-300)
         return np.asarray(np.linalg.lstsq(columns * self.root[:, None] / scale, goal * self.root)[0] / scale)
 
+    def _evaluated(self, free: Floats) -> _Place:
+        """The law with the linear parameters at their best: derivatives are asked for where residuals just were."""
+        if self.last is None or self.last[0] != free.tobytes():
+            u, signs = self.at(free)
+            value, grad = self.problem.law.evaluate(self.problem.x, u[None], signs)
+            self.last = free.tobytes(), (value[0], grad[0])
+        return self.last[1]
+
     def residual(self, free: Floats) -> Floats:
         """(n,) weighted residuals at the best linear parameters."""
-        u, signs = self.at(free)
-        value = self.problem.law.evaluate(self.problem.x, u[None], signs)[0][0]
-        residual = self.root * (value - self.problem.y)
+        residual = self.root * (self._evaluated(free)[0] - self.problem.y)
         return np.where(np.isfinite(residual), residual, WORSE)  # a step there is taken back
 
     def jacobian(self, free: Floats) -> Floats:
         """(n, free) Kaufman's derivatives: those of the law, less what the linear parameters make up for."""
-        u, signs = self.at(free)
-        grad = self.root[:, None] * self.problem.law.evaluate(self.problem.x, u[None], signs)[1][0]
+        grad = self.root[:, None] * self._evaluated(free)[1]
         columns = grad[:, self.solved]
         basis = np.linalg.qr(columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300))[0]
         slopes = grad[:, ~self.solved]

@@ -89,10 +89,10 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
     data = study.of_kind("data")
     pools, lines = load_ways(study, "best_of_n"), load_ways(study, "interpolation")
     crossed, crossed_fits = robustness(study, all_curves, scores)
-    along = frontier_fits(curves)
+    along, exponents = frontier_fits(curves), run_exponents(curves)
     fits = pm_fits(pms) + saturation_fits(pms) + along + best_of_n_fits(pools) + crossed_fits
     over = overoptimisation(study, curves, scores)
-    laws, slopes = law_rows(curves), slope_rows(study, curves, scores)
+    laws, slopes = law_rows(curves), slope_rows(study, curves, scores, exponents)
     plain_fits = [fit.to_dict() for fit in fits] + tax.trends
     recipes = tax_sizes.main_recipes(study)
     judged = claims.judge_all(
@@ -101,7 +101,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             [row for row in tax.pooled if row["recipe"] in recipes],
             [row for row in tax.crossover if row["recipe"] in recipes],
             over,
-            run_exponents(curves),
+            exponents,
             pooled_parting(study, curves, scores),
             study.planned_sizes("pm"),
             study.planned_sizes("ppo"),
@@ -191,6 +191,11 @@ def pm_tables(study: frames.Study, pms: list[PM]) -> dict[str, list[dict[str, An
 
 def clean(value: Any) -> Any:
     """``value`` with every nan and infinity as None and numpy scalars as Python's, ready for JSON."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:  # most are, and Mapping is slow to ask for
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

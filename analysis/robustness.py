@@ -45,7 +45,7 @@ def policy_points(study: Study, curves: Sequence[Curve], scores: Scores) -> list
     """One row per policy, evaluation and score."""
     rows = []
     for curve in curves:
-        kl = [curve.kl(i) for i in range(len(curve.steps))]
+        kl = curve.kl
         found = list(judges(study, curve.record, list(curve.values), scores))
         train_pm = pm_model(study, curve.record, "pm_train")
         assert train_pm is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.estimates import codes, mean
+from analysis.estimates import mean
 from analysis.frames import Study
 from analysis.frontier import Curve, gold_source
 from analysis.held_out import HeldOut
@@ -38,6 +38,6 @@ def _row(study: Study, curve: Curve, role: str, source: str, scores: Mapping[str
         "model": size.get("name"),
         "format": fed.get("format"),
         "tokens": fed.get("tokens"),
-        "accuracy": None if known is None else mean(known.correct, codes(known.conversation)).to_dict(),
+        "accuracy": None if known is None else mean(known.correct, known.cluster).to_dict(),
         "n_policies": 0,
     }

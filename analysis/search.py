@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.fit_result import Loss
 from analysis.intervals import Optimum
@@ -60,28 +61,71 @@ def solve(problem: Problem, loss: Loss) -> Found:
     return Found(optimum, best.converged, n_starts, len(starts), best.n_at_best)
 
 
+def solve_each(problems: Sequence[Problem]) -> list[Found]:
+    """``solve`` by least squares for problems of one law and bounds with as many points each, all in one batch; from
+    the best starts on the grid alone, which is fine enough for a law with one exponent."""
+    starts, signs, tried = _best_of_grids(problems)
+    n, followed, width = starts.shape
+    each = np.arange(n)
+    found = levenberg(_batch(problems, np.repeat(each, followed), signs), starts.reshape(-1, width))
+    ends = found.cost.reshape(n, followed)
+    best = ends.argmin(axis=1)
+    at_best = (ends <= ends[each, best][:, None] * (1 + 1e-6) + 1e-300).sum(axis=1)
+    rows = each * followed + best
+    settled, u = _batch(problems, each, signs), found.u[rows]
+    fitted, grad = settled.model(u)
+    root = np.sqrt(settled.w)
+    residual, jac = root * (fitted - transform(settled.y, settled.space)), root[..., None] * grad
+    return [
+        Found(
+            Optimum(replace(one, signs=signs[i]), u[i], residual[i], jac[i]), bool(found.converged[rows[i]]),
+            tried, followed, int(at_best[i]),
+        )
+        for i, one in enumerate(problems)
+    ]  # fmt: skip
+
+
+def _best_of_grids(problems: Sequence[Problem]) -> tuple[Floats, Floats, int]:
+    """Every problem's best starts (R, S, p), the signs (R, p) of the very best, and the size of the grid."""
+    raw = np.array([one.law.starts(one.x, one.y, one.w * slope_of(one.y, one.space) ** 2) for one in problems])
+    of, n, tried = problems[0], len(raw), raw.shape[1]
+    u = np.clip(of.law.coordinates(raw), of.lower, of.upper)
+    signs = np.where(raw < 0, -1.0, 1.0)
+    cost = np.array([_costs(*each) for each in zip(problems, signs, u, strict=True)])
+    order = np.argsort(cost, axis=1, kind="stable")[:, :N_FOLLOWED]
+    return np.take_along_axis(u, order[..., None], axis=1), signs[np.arange(n), order[:, 0]], tried
+
+
+def _batch(problems: Sequence[Problem], rows: NDArray[np.intp], signs: Floats) -> Problem:
+    """The problems of these indices as one; ``signs`` (R, p)."""
+    x, y, w = (np.array([getattr(one, name) for one in problems])[rows] for name in ("x", "y", "w"))
+    return replace(problems[0], x=x, y=y, w=w, signs=signs[rows])
+
+
 def _candidates(problem: Problem) -> tuple[Problem, Floats, int]:
     """The problem with its signs, the best starts (S, p) from the grid and by projection, and the grid's size."""
     of = problem.law
     raw = of.starts(problem.x, problem.y, problem.w * slope_of(problem.y, problem.space) ** 2)
     signs = np.where(raw < 0, -1.0, 1.0)
     u = np.clip(of.coordinates(raw), problem.lower, problem.upper)
-    cost = np.array([_cost(replace(problem, signs=s), v) for s, v in zip(signs, u, strict=True)])
+    cost = _costs(problem, signs, u)
     order = np.argsort(cost, kind="stable")[:N_FOLLOWED]
     lead = replace(problem, signs=signs[order[0]])
     starts, lowest = u[order], cost[order[0]]
     projected, v = project(lead, u[order[0]])
     v = np.clip(v, problem.lower, problem.upper)
-    if _cost(projected, v) < lowest:
+    if _costs(projected, projected.signs[None], v[None])[0] < lowest:
         lead = projected
     return lead, np.array([*starts, v]), len(raw)
 
 
-def _cost(problem: Problem, u: Floats) -> float:
-    """The objective at one candidate (p,); infinite where the law is not finite there."""
-    residual = np.sqrt(problem.w) * (problem.model(u[None])[0][0] - transform(problem.y, problem.space))
-    value = float(problem.cost(residual))
-    return value if math.isfinite(value) else math.inf
+def _costs(problem: Problem, signs: Floats, u: Floats) -> Floats:
+    """(S,) the objective at candidates u (S, p) with signs (S, p); infinite where the law is not finite there."""
+    goal, root, cost = transform(problem.y, problem.space), np.sqrt(problem.w), np.empty(len(u))
+    for own in np.unique(signs, axis=0):
+        rows = (signs == own).all(axis=1)
+        cost[rows] = problem.cost(root * (replace(problem, signs=own).model(u[rows])[0] - goal))
+    return np.where(np.isfinite(cost), cost, math.inf)
 
 
 def _robust(problem: Problem, u: Floats, loss: Loss) -> Iterator[Problem]:

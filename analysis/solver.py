@@ -6,7 +6,7 @@ bootstrap (other targets or weights): each is a batch of small problems with the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,14 +43,15 @@ def slope_of(y: Floats, space: Space) -> Floats:
 
 @dataclass(frozen=True)
 class Problem:
-    """Points, weights (of squared residuals in ``space``) and loss of one fit."""
+    """Points, weights (of squared residuals in ``space``) and loss of one fit; or of B fits of one law with as many
+    points each."""
 
     law: Law
-    x: Floats  # (n, k)
-    y: Floats  # (n,)
-    w: Floats  # (n,)
+    x: Floats  # (n, k) or (B, n, k)
+    y: Floats  # (n,) or (B, n)
+    w: Floats  # (n,) or (B, n)
     space: Space
-    signs: Floats  # (p,)
+    signs: Floats  # (p,), or (B, p) with points (B, n, k)
     lower: Floats  # (p,) on fit coordinates
     upper: Floats
     delta: float | None = None  # Huber's, in residual units; None: least squares
@@ -60,6 +61,15 @@ class Problem:
         """(B, n) fitted values in ``space`` and their (B, n, p) derivatives by u."""
         value, grad = self.law.evaluate(self.x, u, self.signs)
         return transform(value, self.space), grad * slope_of(value, self.space)[..., None]
+
+    @property
+    def exact(self) -> bool:
+        """Whether least squares is a linear problem. Laws that are linear in all parameters have no bounds."""
+        return self.law.linear and self.space == "linear" and self.delta is None
+
+    def of_rows(self, rows: NDArray[np.intp]) -> Problem:
+        """The problem of some candidates: of their own points where it is of a batch."""
+        return self if self.x.ndim == 2 else replace(self, x=self.x[rows], signs=self.signs[rows])
 
     def cost(self, residual: Floats) -> Floats:
         """(B,) the objective: half the sum of squares, or the sum of Huber's function."""
@@ -95,12 +105,15 @@ def levenberg(
     """Minimise from every row of ``start`` (B, p) within the bounds.
 
     ``target`` (B, n) replaces the transformed y, ``weights`` (B, n) the weights, and parameters where ``free``
-    (B, p) is False stay where they start.
+    (B, p) is False stay where they start. A linear problem with all parameters free is solved directly.
     """
     u = np.clip(start, problem.lower, problem.upper)
     batch, p = u.shape
-    goal = np.broadcast_to(transform(problem.y, problem.space) if target is None else target, (batch, len(problem.y)))
-    root = np.sqrt(np.broadcast_to(problem.w if weights is None else weights, goal.shape))
+    goal = transform(problem.y, problem.space) if target is None else target
+    root = np.sqrt(problem.w if weights is None else weights)
+    if problem.exact and free is None:
+        return _solved(problem, u, goal, root)
+    goal, root = (np.broadcast_to(v, (batch, problem.y.shape[-1])) for v in (goal, root))
     movable = np.ones((batch, p), dtype=bool) if free is None else free
     fitted, grad = problem.model(u)
     residual, jac = root * (fitted - goal), root[..., None] * grad
@@ -109,7 +122,7 @@ def levenberg(
     for _ in range(max_iterations):
         step, predicted = _step(problem, u[live], residual[live], jac[live], damping[live], movable[live])
         trial = np.clip(u[live] + step, problem.lower, problem.upper)
-        fitted, grad = problem.model(trial)
+        fitted, grad = problem.of_rows(live).model(trial)
         new_residual = root[live] * (fitted - goal[live])
         new_cost = problem.cost(new_residual)
         better = new_cost < cost[live]
@@ -125,13 +138,30 @@ def levenberg(
     return Solution(u, cost, done)
 
 
+def _solved(problem: Problem, u: Floats, goal: Floats, root: Floats) -> Solution:
+    """A linear problem from u (B, p), with goal and root of the weights (n,) or (B, n): one pseudo-inverse for all
+    candidates that share points and weights."""
+    fitted, grad = problem.model(u)
+    shared = root.ndim == 1 and problem.x.ndim == 2
+    design = root[..., None] * (grad[:1] if shared else grad)
+    scale = np.maximum(np.linalg.norm(design, axis=1, keepdims=True), TINY)
+    inverse = np.linalg.pinv(design / scale) / np.swapaxes(scale, 1, 2)
+    missing = root * (goal - fitted)
+    u = u + (missing @ inverse[0].T if shared else (inverse @ missing[..., None])[..., 0])
+    return Solution(u, problem.cost(root * (problem.model(u)[0] - goal)), np.asarray(np.isfinite(u).all(axis=1)))
+
+
 def _step(
     problem: Problem, u: Floats, residual: Floats, jac: Floats, damping: Floats, movable: Bools
 ) -> tuple[Floats, Floats]:
     """The damped Gauss-Newton step (B, p) on the parameters not held at a bound, and the decrease it predicts."""
-    weighted = residual * problem.tempered(residual)
-    hessian = np.swapaxes(jac * problem.tempered(residual)[..., None], 1, 2) @ jac
-    gradient = (jac * weighted[..., None]).sum(axis=1)
+    if problem.delta is None:
+        weighted, bent = residual, jac
+    else:
+        temper = problem.tempered(residual)
+        weighted, bent = residual * temper, jac * temper[..., None]
+    hessian = np.swapaxes(bent, 1, 2) @ jac
+    gradient = (weighted[:, None] @ jac)[:, 0]
     held = ((u <= problem.lower) & (gradient > 0)) | ((u >= problem.upper) & (gradient < 0)) | ~movable
     gradient = np.where(held, 0.0, gradient)
     diagonal = np.einsum("bii->bi", hessian)
@@ -166,7 +196,8 @@ def polish(problem: Problem, u: Floats) -> tuple[Floats, float, bool]:
                                   options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-10})  # fmt: skip
         return np.asarray(found.x), float(found.fun), bool(found.success)
     interior = bool(((u > problem.lower) & (u < problem.upper)).all())
-    if not interior or len(problem.y) < len(u):  # at a bound the batch's own active set has the answer
+    # a linear problem is solved already; at a bound the batch's own active set has the answer
+    if problem.exact or not interior or len(problem.y) < len(u):
         return u, float(problem.cost(residuals(u))), True
     result = optimize.least_squares(
         residuals, u, jacobian, method="lm", x_scale="jac", xtol=1e-13, ftol=1e-13, gtol=1e-13

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from analysis.answers import answer_calibration
@@ -77,11 +76,11 @@ def normalised_taxes(sizes: Sequence[Sequence[Pair]]) -> list[Estimate]:
 
 
 def _cell(of: Stack, values: Floats) -> Cell:
-    return Cell(values, of.cluster, replicates(of.run), of.weight)
+    return Cell(values, of.item, of.replicate, of.weight)
 
 
 def _term(of: Stack, values: Floats) -> Term | None:
-    return mean_term(values, of.cluster, of.run, of.weight, n=int(pd.Series(of.run).value_counts().max()))
+    return mean_term(values, of.item, of.run, of.weight, n=of.n_items)
 
 
 def _excess(of: Stack) -> Floats:
@@ -93,8 +92,7 @@ def _task_row(
     of: Stack, bounded: bool, margin: float | None, raw_and_note: tuple[Estimate, str | None], decided: Estimate
 ) -> dict[str, Any]:
     raw, note = raw_and_note
-    runs = pd.Series(of.run).value_counts()
-    n_items = int(runs.max())
+    n_items = of.n_items
     if unchanged(of):
         note = "every paired difference is equal: the interval is the rule of three over items"
         raw, decided = floored(raw, rule_of_three(of, False)), floored(decided, rule_of_three(of, bounded))
@@ -109,7 +107,7 @@ def _task_row(
         "unit": "fraction" if bounded else of.key[3], "normalised": decided.to_dict() if bounded else None,
         "before_score": before.to_dict(), "after_score": after.to_dict(),
         "chance": None if np.isnan(of.chance).all() else float(np.nanmean(of.chance)),
-        "n_items": n_items, "n_clusters": len(set(of.cluster)), "n_seeds": len(runs),
+        "n_items": n_items, "n_clusters": int(of.item.max()) + 1, "n_seeds": int(of.which.max()) + 1,
         "p": decided.p_value(), "p_adjusted": None, "q_bh": None, "mcnemar": _mcnemar(of),
         "p_equivalence": equivalence_p(decided, margin), "low90": low90, "high90": high90,
         "mde": decided, "margin": margin, "informative": not bounded or above_chance(excess),
@@ -123,7 +121,7 @@ def calibration_of(of: Stack) -> dict[str, Any] | None:
     if of.confidence is None:
         return None
     before, after = of.confidence
-    return answer_calibration((before, of.before), (after, of.after), of.cluster, of.run)
+    return answer_calibration((before, of.before), (after, of.after), of.item, of.run)
 
 
 def _mcnemar(of: Stack) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from analysis.items import (
     K_SHOT,
     METRIC,
     TASK_KEYS,
+    Layout,
     TaskItems,
     TaskKey,
     is_bounded,
@@ -51,7 +52,7 @@ class TaxTables:
 
 def benchmark_items(study: Study) -> dict[str, Items]:
     """Per-item scores of every finished benchmark stage by task, by its id; checkpoints never reached are excluded."""
-    found = {}
+    found, layouts = {}, list[Layout]()
     for record in (r for r in study.of_kind("benchmark") if study.is_main(r) or _of_recipe(study, r)):
         if record.summary.get("not_reached"):
             study.exclude(record.stage_id, f"the policy never reached {record.config.get('at')}", record)
@@ -60,7 +61,7 @@ def benchmark_items(study: Study) -> dict[str, Items]:
             if bad.any():
                 study.exclude(record.stage_id, f"{int(bad.sum())} items have no finite score", record)
                 frame = frame[~bad]
-            found[record.stage_id] = split_tasks(frame)
+            found[record.stage_id] = split_tasks(frame, layouts)
     return found
 
 

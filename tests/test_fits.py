@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from analysis.fits import FitError, FitResult, fit
+from analysis.bootstrap import _refit
+from analysis.fits import FitError, FitResult, fit, fit_each
 from analysis.laws import COLUMNS, Floats, law
+from analysis.search import make_problem, solve
 
 SIZES = np.geomspace(1e4, 1e7, 7)
 RNG = np.random.default_rng
@@ -228,3 +230,37 @@ def test_robust_losses_resist_an_outlier() -> None:
     assert abs(value(robust, "E") - 1.5) < 0.05 < abs(value(plain, "E") - 1.5)
     hoffmann = fit("power", x, y, loss="hoffmann", draws=50)
     assert hoffmann.space == "log" and abs(value(hoffmann, "E") - 1.5) < 0.05
+
+
+def test_many_small_fits_in_one_batch_are_the_fits_one_by_one() -> None:
+    """Runs of six and seven points, of either sign, and one that falls: k is then at its bound."""
+    rng, points = RNG(3), [(np.linspace(1, 2, 6), np.linspace(3, 1, 6))]
+    for i in range(30):
+        d = np.linspace(0.5, 3, 6 + i % 2)
+        points.append((d, (-1) ** i * (0.5 + i / 10) * d ** (0.2 + 0.2 * (i % 8)) + rng.normal(0, 0.02, len(d))))
+    together = fit_each("sqrt-kl-power", points)
+    alone = [fit("sqrt-kl-power", x, y, ci="wald") for x, y in points]
+    assert [one.status for one in together] == [one.status for one in alone] == ["at_bound", *["ok"] * 30]
+    for one, other in zip(together[1:], alone[1:], strict=True):
+        for name in ("A", "k"):
+            assert value(one, name) == pytest.approx(value(other, name), rel=1e-7)
+            assert one.params[name].se == pytest.approx(other.params[name].se, rel=1e-6)
+
+
+def test_too_few_points_are_said_in_a_batch_too() -> None:
+    short, whole = (np.ones(1), np.ones(1)), (np.linspace(1, 2, 6), np.linspace(1, 3, 6))
+    assert [one.status for one in fit_each("sqrt-kl-power", [short, whole])] == ["not_identified", "ok"]
+
+
+def test_a_draw_of_points_that_share_places_is_fitted_as_all_of_its_points() -> None:
+    """Seven sizes, three points each, of unequal weight: scipy on all 21 points reaches the same parameters."""
+    rng, x = RNG(6), np.repeat(SIZES, 3)[:, None]
+    y = 1.5 + 40 * x[:, 0] ** -0.3 + rng.normal(0, 0.05, 21)
+    best = solve(make_problem(law("power"), x, y, rng.uniform(0.02, 0.1, 21), "linear"), "ls").best
+    target, root = y + rng.normal(0, 0.05, (5, 21)), np.sqrt(best.problem.w)
+    found = _refit(best, target)
+    for goal, u in zip(target, found.u, strict=True):
+        whole = optimize.least_squares(
+            lambda v, goal=goal: root * (best.problem.model(v[None])[0][0] - goal), best.u, xtol=1e-14, ftol=1e-14
+        )
+        np.testing.assert_allclose(u, whole.x, rtol=1e-5)

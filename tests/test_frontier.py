@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,7 +65,7 @@ def test_every_estimator_stands_in_its_own_column(study: Study, curves: list[Cur
 
 def test_a_run_without_the_exact_kl_is_placed_by_k1(study: Study, curves: list[Curve]) -> None:
     later = [n for n in curves[0].values if n.startswith(("reverse", "kl_exact", "entropy", "sampled"))]
-    old = Curve(**{**vars(curves[0]), "values": {n: v for n, v in curves[0].values.items() if n not in later}})
+    old = replace(curves[0], values={n: v for n, v in curves[0].values.items() if n not in later})
     row = frontier_rows(study, [old])[-1]
     assert row["kl"]["estimator"] == "k1" and row["kl"]["value"] == row["kl_k1"]["value"]
     assert all(row[n] is None for n in ("kl_exact", "reverse_kl_exact", "kl_per_token", "entropy"))
@@ -72,7 +74,7 @@ def test_a_run_without_the_exact_kl_is_placed_by_k1(study: Study, curves: list[C
 def test_negative_kl_stays_negative_in_the_table(study: Study, curves: list[Curve]) -> None:
     values = dict(curves[0].values)
     values["kl_exact"] = values["kl_exact"] - values["kl_exact"].mean(axis=1, keepdims=True) - 0.01
-    shifted = Curve(**{**vars(curves[0]), "values": values})
+    shifted = replace(curves[0], values=values)
     row = frontier_rows(study, [shifted])[-1]
     assert row["kl"]["value"] == pytest.approx(-0.01) and row["sqrt_kl"] == 0 and row["sqrt_kl_se"] is None
 
@@ -122,7 +124,7 @@ def blurred(curve: Curve, first: int, kl: float = 0.01) -> Curve:
     values["kl_exact"] = values["kl_exact"].copy()
     wide = 10 * kl * np.sqrt(values["kl_exact"].shape[1]) * np.tile([1.0, -1.0], values["kl_exact"].shape[1] // 2)
     values["kl_exact"][1 : first + 1] = kl + wide
-    return Curve(**{**vars(curve), "values": values})
+    return replace(curve, values=values)
 
 
 def test_evaluations_that_cannot_be_told_from_the_start_are_not_fitted(curves: list[Curve]) -> None:
@@ -207,7 +209,7 @@ def test_movement_between_checkpoints_is_seldom_called_a_fall(study: Study, curv
             prompts = curve.values["gold"].shape[1]
             gold = rise + 0.15 * rng.normal(size=(16, 1)) + 0.3 * rng.normal(size=(16, prompts))
             kl = np.arange(16)[:, None] + 0.1 * rng.normal(size=(16, prompts))
-            runs.append(Curve(**{**vars(curve), **steps, "values": {"gold": gold, "kl_k1": kl, "score_train": kl}}))
+            runs.append(replace(curve, **steps, values={"gold": gold, "kl_k1": kl, "score_train": kl}))
         falls += overoptimisation(study, runs, {})[0]["gold_verdict"] == "falls"
     assert falls <= 7
 
@@ -218,7 +220,7 @@ def test_peak_is_chosen_by_the_other_half(curves: list[Curve]) -> None:
     falls = []
     for _ in range(300):
         noise = rng.normal(size=curves[0].values["gold"].shape)
-        flat = Curve(**{**vars(curves[0]), "values": {"gold": noise}})
+        flat = replace(curves[0], values={"gold": noise})
         change = to_end(flat, "gold")
         assert change is not None and set(peak_windows(flat)) <= set(range(len(SHAPE.steps) - 2))
         falls.append(-change.mean())
@@ -227,7 +229,7 @@ def test_peak_is_chosen_by_the_other_half(curves: list[Curve]) -> None:
 
 def test_a_run_without_gold_has_none(study: Study, curves: list[Curve]) -> None:
     values = {name: v for name, v in curves[0].values.items() if not name.startswith("gold")}
-    plain = Curve(**{**vars(curves[0]), "values": values})
+    plain = replace(curves[0], values=values)
     assert frontier_rows(study, [plain])[0]["score_gold"] is None
     assert {f.y for f in frontier_fits([plain])} == {"score_train", "score_test"}
     assert overoptimisation(study, [plain], pm_scores(study))[0]["gold_verdict"] is None
