@@ -83,12 +83,12 @@ def data_problems(study: Study) -> Found:
 
 
 def world_share_problems(pm: PMSection, half: int) -> Found:
-    """Shares that need more of a class than a world's half can be expected to have, a tenth spared for chance."""
+    """Shares that need more of a class than a world's half can have, four standard deviations left to chance."""
     most = largest_count(pm)
     for i, share in enumerate(pm.helpful_share if most is not None and most <= half else ()):
         expected = {"helpful": half * (1 - P_HARMFUL), "harmless": half * P_HARMFUL}
         for (name, there), wanted in zip(expected.items(), by_class(most or 0, share), strict=True):
-            if wanted > 1.1 * there:
+            if wanted > there + 4 * (half * P_HARMFUL * (1 - P_HARMFUL)) ** 0.5:
                 text = f"is {share:g}, which needs {wanted} {name} comparisons"
                 yield ("pm", "helpful_share", i), f"{text} (allowed: about {there:.0f}, as many as a half has)"
 
