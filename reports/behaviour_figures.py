@@ -73,9 +73,10 @@ def by_place(rows: Iterable[Row]) -> list[Row]:
 
 
 def means(rows: Iterable[Row], *keys: str, value: str = "score") -> list[tuple[Row, dict[str, Any]]]:
-    """For each model, place and what else ``keys`` name: a row of it and the mean over seeds as tidy cells."""
+    """For each model, place and what else ``keys`` name: a row of it and the mean over seeds that were measured, as
+    tidy cells."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
+    for row in (row for row in rows if has_value(row[value])):
         groups.setdefault(tuple(row[key] for key in ("model", "place", *keys)), []).append(row)
     return [(group[0], mean_of_seeds([{"score": row[value]} for row in group])) for group in groups.values()]
 
@@ -104,6 +105,7 @@ def occupations_table(results: Row) -> pd.DataFrame:
     pairs = [{**row, "place": place_of(row)} for row in rows_of(results, "behaviour_occupations")]
     ends = sorted((row for row in pairs if row["place"] == END and row.get("status") != "diverged"), key=in_order)
     largest = [row for row in ends if row["model"] == ends[-1]["model"]]
+    largest = [row for row in largest if has_value(row["before"]) and has_value(row["after"])]
     before = {row["occupation"]: cells for row, cells in means(largest, "occupation", value="before")}
     for row, cells in means(largest, "occupation", value="after"):
         shared = {**model_cells(row), "panel": str(row["model"]), "layer": "occupation", "series": row["occupation"]}

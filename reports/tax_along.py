@@ -41,7 +41,7 @@ def _along(found: Iterable[tuple[Row, float | None, Row]]) -> pd.DataFrame:
     """Rows of (labels, place, tax), a recipe's in the order of √KL, without what was read between checkpoints."""
     rows = []
     for row, place, tax in found:
-        if place is None or row["at"].startswith("gold="):
+        if place is None or not has_value(tax) or row["at"].startswith("gold="):
             continue
         panel = f"{row['model']}, {row['k_shot']}-shot" if row["k_shot"] else str(row["model"])
         labels = {"panel": panel, "layer": "point", "series": recipe_label(row["recipe"]), "model": row["model"]}

@@ -51,6 +51,7 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "distillation_curve": [row for i, m in enumerate(models) for row in distilled_along(m, i)],
         "frontier_slopes": [slopes(models)],
         "predictions": [prediction(models)],
+        "pooled": [row for i, m in enumerate(models) for row in pooled(m, i)],
         "tax_per_reward": [row for i, m in enumerate(models) for row in rewards(m, i)],
         "at_equal_reward": [row for i, m in enumerate(models) for row in recipes(m, i)],
         "pm_turns": [row for i, m in enumerate(sized) for row in turns(m, i)],
@@ -73,6 +74,17 @@ def further_tables(sizes: Mapping[str, int]) -> dict[str, list[Row]]:
         "robustness": [parting(m, by, test) for m in models for by in models for test in models],
         "pm_size_effect": [row for m in models for row in size_effects(m, models)],
     }
+
+
+def pooled(model: Row, place: int) -> list[Row]:
+    """A mean tax over two tasks that grows by 2 points a unit of sqrt(KL), and is less for larger models."""
+    labels = {**model, "recipe": "fake", "before": "base", "k_shot": 0, "n_params_total": model["n_params"]}
+    labels |= {"n_tasks": 2, "tasks": ["a", "b"], "suite": "own", "n_seeds": 3, "note": None, "p": 0.01}
+    unknown = dict.fromkeys(("fixed_effect", "random_effect", "tau2", "q", "i2", "prediction_low", "prediction_high"))
+    return [
+        labels | {"at": at, "at_sqrt_kl": d} | estimate(0.02 * d / (1 + place), 0.004) | unknown
+        for at, d in (("sqrt_kl=1.0", 1.1), ("end", 2.0))
+    ]
 
 
 def recipes(model: Row, place: int) -> list[Row]:
