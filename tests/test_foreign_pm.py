@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_what_cannot_score_is_one_line(
     tiny_stages: dict[str, Path], tmp_path: Path, n_labels: int | None, said: str
 ) -> None:
     """A classifier of several classes, and a language model."""
-    folder = tiny_stages["base"] / "model"
+    folder = tmp_path / "language model"
+    shutil.copytree(tiny_stages["base"] / "model", folder)
     if n_labels is not None:
         folder = classifier(tmp_path / "theirs", own_tokenizer(tiny_stages), n_labels)
     with pytest.raises(ModelError, match=said) as error:

@@ -148,9 +148,15 @@ def test_several_labels_are_refused(pm_stage: Path, tmp_path: Path) -> None:
 
 
 def test_a_language_model_is_no_preference_model(tiny_stages: dict[str, Path], tmp_path: Path) -> None:
+    """Elsewhere its weights say so, in its stage the record does."""
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
+    model = tmp_path / "stage" / "model"
+    shutil.copytree(tiny_stages["base"] / "model", model)
     with pytest.raises(ModelError, match=r"weights are missing, such as score\.weight|2 labels"):
-        score_file(str(tiny_stages["base"] / "model"), rows, COMPUTE)
+        score_file(str(model), rows, COMPUTE)
+    (model.parent / "record.json").write_text('{"kind": "base"}')
+    with pytest.raises(ModelError, match="of a base stage; allowed: pm or pmp"):
+        score_file(str(model), rows, COMPUTE)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +324,7 @@ def test_a_stage_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps({"kind": "base"}))
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": TRANSCRIPT}])
     for pm in (tmp_path, tmp_path / "model"):
-        with pytest.raises(ModelError, match="of a base stage; allowed: pm or pmp"):
+        with pytest.raises(ModelError, match="a base stage; allowed: pm or pmp"):
             score_file(str(pm), rows, COMPUTE)
 
 
