@@ -7,10 +7,13 @@ what was not measured is inconclusive and says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from analysis import frontier_claims, pm_claims
+from analysis.crossed import replicates
 from analysis.estimates import Estimate, mean
 from analysis.frontier_fits import Exponents
 from analysis.judging import Judgement, by_sign, missing
@@ -37,6 +40,7 @@ class Evidence:
     laws: Sequence[Mapping[str, Any]] = ()  # frontier_laws
     slopes: Sequence[Mapping[str, Any]] = ()  # frontier_slopes
     parting_slope: Estimate | None = None
+    chains: Mapping[str, str] = field(default_factory=dict)  # of policies' stages; runs on one base share its error
 
     def fits_of(self, law: str, group_start: str = "", y: str | None = None) -> list[dict[str, Any]]:
         return [f for f in self.fits if f["law"] == law and f["group"].startswith(group_start) and y in (None, f["y"])]
@@ -95,10 +99,11 @@ def judge_sqrt_kl(evidence: Evidence) -> Judgement:
     runs = list(evidence.exponents.found.values())
     if len(runs) < 2 or not fits:
         return missing("at least two finished policies with three evaluations clear of the start each")
-    exponent = mean(runs)
+    chains = [evidence.chains.get(run, run) for run in evidence.exponents.found]
+    exponent = mean(runs, replicates(np.array(chains, dtype=object)))
     lacking = sorted(set(evidence.policy_sizes) - {f["group"] for f in fits})
     numbers = {
-        "exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": exponent.n, "r2": {f["group"]: f["r2"] for f in fits},
+        "exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": len(runs), "r2": {f["group"]: f["r2"] for f in fits},
         "slopes": [_slope(f, "c") for f in fits], "runs_without_exponent": evidence.exponents.failed,
         "sizes_without_fit": lacking,
     }  # fmt: skip

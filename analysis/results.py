@@ -109,6 +109,7 @@ def compute(study: frames.Study, margin: float, bits_margin: float) -> dict[str,
             laws,
             slopes,
             parting_slope(study, curves, scores),
+            {curve.record.stage_id: study.chain(curve.record) for curve in curves},
         )
     )
     return {

@@ -187,12 +187,16 @@ def judge_map(families: Sequence[Sequence[dict[str, Any]]]) -> None:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """equivalent (90 % interval within the margin, TOST), else tax or bonus (adjusted p < .05), else inconclusive."""
+    """equivalent (90 % interval within the margin, TOST), else tax or bonus (adjusted p < .05), else inconclusive.
+
+    The sign is that of the value which was tested: chance-normalised where there is one, since with chance levels that
+    vary by item the raw one may have another.
+    """
     margin, low, high = row["margin"], row["low90"], row["high90"]  # a metric of unknown scale has no margin
     if margin is not None and low is not None and -margin <= low and high <= margin:
         return "equivalent"
     if row["p_adjusted"] is not None and row["p_adjusted"] < 0.05:
-        return "tax" if row["value"] > 0 else "bonus"
+        return "tax" if (row.get("normalised") or row)["value"] > 0 else "bonus"
     return "inconclusive"
 
 

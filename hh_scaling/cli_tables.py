@@ -199,7 +199,7 @@ def compare(
             return
         print("tax by study: positive is a cost" + ("; synthetic world" if content["synthetic"] else ""))
         rows = content["tax"] + content["pooled"]
-        names = {"study": "study", "size": "model", "at": "at", "before": "before"}
+        names = {"study": "study", "recipe": "recipe", "size": "model", "at": "at", "before": "before"}
         print_rows([{name: str(row[key]) for name, key in names.items()} | tax_cells(row) for row in rows])
         print("\nat equal gold reward: difference is tax minus other tax, chance-normalised, with 95 % intervals")
         print_rows([equal_reward_cells(row) for row in content["at_equal_reward"]])

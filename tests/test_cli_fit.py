@@ -198,3 +198,11 @@ def test_the_commands_need_no_torch(table: Path, tmp_path: Path) -> None:
     codes = [line for line in done.stderr.splitlines() if line.startswith("exit")]
     assert codes == ["exit 0"] * len(commands), done.stderr[-2000:]
     assert picture.is_file() and (runs[0] / "results.json").is_file() and (runs[0] / "report" / "report.html").is_file()
+
+
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path: Path) -> None:
+    """A trailing comma would shift every column by one, and the fit be that of others."""
+    path = tmp_path / "t.csv"
+    path.write_text("Params,val_loss,size\n1,4,10,\n10,3,20,\n100,2.5,30,\n1000,2.2,40,\n")
+    done = call("fit", path, *POWER)
+    assert done.exit_code == 2 and done.stdout == "" and "more fields than the header" in done.stderr

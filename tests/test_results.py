@@ -226,6 +226,20 @@ def test_claims_about_every_size_need_every_size(results: dict[str, Any]) -> Non
         assert verdicts(evidence(results, overoptimisation=rows))["C-gold"] == wanted
 
 
+def test_runs_on_one_base_are_one_witness_against_the_line(results: dict[str, Any]) -> None:
+    """Six exponents in two groups of three: as independent runs they exclude 1, as two bases they cannot."""
+    values = (0.90, 0.91, 0.92, 0.80, 0.81, 0.82)
+    of = evidence(results, exponents=Exponents({f"run{i}": k for i, k in enumerate(values)}, {}))
+    assert verdicts(of)["C-sqrtkl"] == "contradicted"
+    shared = replace(of, chains={f"run{i}": f"base{i // 3}/{i}" for i in range(6)})
+    row = next(row for row in judge_all(shared) if row["id"] == "C-sqrtkl")
+    means = np.array([0.91, 0.81])  # of equally many runs: a t interval on one degree of freedom
+    half = 12.7062 * means.std(ddof=1) / np.sqrt(2)
+    found = row["evidence"]["exponent_of_sqrt_kl"]
+    assert row["verdict"] == "inconclusive" and row["evidence"]["n_runs"] == 6
+    assert (found["low"], found["high"]) == pytest.approx((0.86 - half, 0.86 + half), rel=1e-4)
+
+
 def test_a_line_in_sqrt_kl_must_rise_and_every_run_be_fitted(results: dict[str, Any]) -> None:
     failed = Exponents({"a": 0.5, "b": 0.51, "c": 0.49}, {"d": "at bound"})
     of = evidence(results, exponents=failed)

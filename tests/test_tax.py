@@ -152,6 +152,12 @@ def test_verdicts_in_their_order(low90: float, high90: float, adjusted: float, v
     assert verdict({"margin": 0.01, "low90": low90, "high90": high90, "p_adjusted": adjusted, "value": value}) == wanted
 
 
+def test_the_sign_is_that_of_what_was_tested() -> None:
+    """Items with other chance levels weigh otherwise once normalised: -0.01 raw may be +0.1."""
+    row = {"margin": 0.01, "low90": 0.07, "high90": 0.13, "p_adjusted": 1e-8, "value": -0.01}
+    assert verdict(row | {"normalised": {"value": 0.1}}) == "tax" and verdict(row | {"normalised": None}) == "bonus"
+
+
 def test_tost_is_two_one_sided_tests() -> None:
     """The 90 % interval within the margin is both one-sided 5 % t tests rejecting."""
     rng = np.random.default_rng(2)
