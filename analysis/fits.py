@@ -233,7 +233,7 @@ def r_squared(best: Optimum) -> float | None:
     """1 - SSE / SST about the weighted mean, on the scale of the residuals; None where y does not vary."""
     goal, w = transform(best.problem.y, best.problem.space), best.problem.w
     spread = float((w * (goal - np.average(goal, weights=w)) ** 2).sum())
-    return 1 - float((best.residual**2).sum()) / spread if spread > 0 else None
+    return _known(1 - float((best.residual**2).sum()) / spread) if spread > 0 else None
 
 
 def criteria(best: Optimum, n_points: int, n_clusters: int | None) -> tuple[float | None, float | None]:
@@ -245,7 +245,7 @@ def criteria(best: Optimum, n_points: int, n_clusters: int | None) -> tuple[floa
     """
     n, k = n_clusters or n_points, len(best.u) + 1
     sse = float((best.residual**2).sum())
-    if best.problem.delta is not None or n <= k or sse <= 0:
+    if best.problem.delta is not None or n <= k or not 0 < sse < math.inf:
         return None, None
     jacobian = float(np.log(slope_of(best.problem.y, best.problem.space)).mean())
     deviance = n * (math.log(sse / n_points) - 2 * jacobian)

@@ -224,6 +224,8 @@ def _item(task: str, row: Mapping[str, Any], metric: str, form: str) -> dict[str
     written = row.get("doc")
     doc: dict[str, Any] = written if isinstance(written, dict) else {}
     chance = _stated_chance(doc, n_choices)
+    if chance is not None and not 0 <= chance < 1:
+        raise AnalysisError(f"{task}: document {row['doc_id']}: chance is {chance:g} (allowed: at least 0, below 1)")
     if chance is None:
         chance = None if form == "loss" else 1 / n_choices if choices else 0.0
     return {
@@ -243,7 +245,8 @@ def _stated_chance(doc: Mapping[str, Any], n_choices: int) -> float | None:
     """What the document itself says: as our tasks write it, or the share of true answers in TruthfulQA's MC2."""
     if isinstance(doc.get("chance"), (int, float)):
         return float(doc["chance"])
-    labels = (doc.get("mc2_targets") or {}).get("labels") or []
+    targets = doc.get("mc2_targets")
+    labels = targets.get("labels") or [] if isinstance(targets, dict) else []
     return sum(labels) / len(labels) if labels and len(labels) == n_choices else None
 
 

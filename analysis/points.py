@@ -15,6 +15,8 @@ from analysis.fit_result import Note, as_columns
 from analysis.laws import SQRT_KL, Floats, Law
 from analysis.solver import Space
 
+MOST = 1e100  # of y
+
 
 class FitError(ValueError):
     """Points that no fit can use; the message is one line naming column and ``row`` (counted from 1)."""
@@ -32,6 +34,7 @@ def check_points(
         raise FitError("no rows")
     rules = [(name, column, column > -math.inf, "a finite number") for name, column in zip(names, x.T, strict=True)]
     rules.append((y_name, y, y > -math.inf, "a finite number"))
+    rules.append((y_name, y, np.abs(y) <= MOST, f"within {MOST:g} of 0, beyond which squares overflow: rescale it"))
     if of.x_above is not None:
         rules += [
             (n, c, c > of.x_above, f"above {of.x_above:g}, since logs are taken")

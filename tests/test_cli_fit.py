@@ -206,3 +206,10 @@ def test_rows_with_more_fields_than_the_header_are_refused(tmp_path: Path) -> No
     path.write_text("Params,val_loss,size\n1,4,10,\n10,3,20,\n100,2.5,30,\n1000,2.2,40,\n")
     done = call("fit", path, *POWER)
     assert done.exit_code == 2 and done.stdout == "" and "more fields than the header" in done.stderr
+
+
+def test_numbers_whose_squares_overflow_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Params,val_loss\n1,4e200\n10,3e200\n100,2.5e200\n1000,2.2e200\n")
+    done = call("fit", path, *POWER, "--json", "-")
+    assert done.exit_code == 2 and done.stdout == "" and "4e+200 is not within 1e+100 of 0" in done.stderr

@@ -343,6 +343,21 @@ def test_filters_groups_and_newest_files(tmp_path: Path) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("chance", [1.0, 25, math.nan, -0.1])
+def test_a_chance_that_is_none_is_refused_by_name(tmp_path: Path, chance: float) -> None:
+    """In percent it would turn the sign of what is normalised; 1 leaves nothing above it."""
+    rows = [row | {"doc": {"chance": chance}} for row in choice_rows([1, 0, 1])]
+    folder = write_lm_eval(tmp_path, "m", {"arc": rows}, {"arc": CHOICE})
+    with pytest.raises(AnalysisError, match=r"arc: document 0: chance is .*allowed: at least 0, below 1"):
+        read_lm_eval(folder)
+
+
+def test_a_list_of_targets_states_no_chance(tmp_path: Path) -> None:
+    rows = [row | {"doc": {"mc2_targets": ["a", "b"]}} for row in choice_rows([1, 0, 1])]
+    run = read_lm_eval(write_lm_eval(tmp_path, "m", {"arc": rows}, {"arc": CHOICE}))
+    assert (run.items.chance == 0.5).all()
+
+
 def test_reports_of_others_are_read_or_refused_by_name(tmp_path: Path) -> None:
     """What files in the wild have: parts that are null or lists, counts of -1, no hashes, line separators in texts."""
     rows = [{k: v for k, v in row.items() if k not in ("doc_hash", "filter", "metrics")} | {"doc": {"q": "a\u2028b"}}
