@@ -10,12 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from analysis import frontier_claims, pm_claims
-from analysis.crossed import replicates
-from analysis.estimates import Estimate, mean
-from analysis.frontier_fits import Exponents
+from analysis.estimates import Estimate
+from analysis.frontier_fits import Exponents, mean_exponent
 from analysis.judging import Judgement, by_sign, missing
 from analysis.overoptimisation import GOLD_RULE
 
@@ -96,14 +93,13 @@ def judge_size(evidence: Evidence) -> Judgement:
 
 def judge_sqrt_kl(evidence: Evidence) -> Judgement:
     fits = [f for f in evidence.fits_of("sqrt-kl-linear", y="score_train") if " seed " not in f["group"]]
-    runs = list(evidence.exponents.found.values())
-    if len(runs) < 2 or not fits:
+    n_runs = len(evidence.exponents.found)
+    if n_runs < 2 or not fits:
         return missing("at least two finished policies with three evaluations clear of the start each")
-    chains = [evidence.chains.get(run, run) for run in evidence.exponents.found]
-    exponent = mean(runs, replicates(np.array(chains, dtype=object)))
+    exponent = mean_exponent(evidence.exponents.found, evidence.chains)
     lacking = sorted(set(evidence.policy_sizes) - {f["group"] for f in fits})
     numbers = {
-        "exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": len(runs), "r2": {f["group"]: f["r2"] for f in fits},
+        "exponent_of_sqrt_kl": exponent.to_dict(), "n_runs": n_runs, "r2": {f["group"]: f["r2"] for f in fits},
         "slopes": [_slope(f, "c") for f in fits], "runs_without_exponent": evidence.exponents.failed,
         "sizes_without_fit": lacking,
     }  # fmt: skip

@@ -16,7 +16,7 @@ from analysis.crossed import Measured, Term, combine, measure
 from analysis.estimates import Estimate, clustered_variance, cochran_df, codes
 from analysis.frames import AnalysisError, Model, Study, join_notes, load_study
 from analysis.frontier import Curve, gold_source, load_curves
-from analysis.items import n_other_prompts
+from analysis.items import n_other_prompts, task_name
 from analysis.judging import by_sign
 from analysis.reward_paths import Items, Path, common_reward, interpolated_paths, load_paths
 from analysis.tax import task_rows
@@ -156,7 +156,7 @@ def same_items(one: Side, two: Side, first: Items, second: Items) -> tuple[set[A
     """The tasks whose documents and prompts are the same, and by name why others were refused."""
     same, refused = set(), []
     for key in sorted({*first, *second}):
-        name = f"{key[0]} ({key[1]}, {key[2]}-shot, {key[3]})"
+        name = task_name(key)
         if key not in first or key not in second:
             refused.append(f"{name}: taken by {(one if key in first else two).name} alone")
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.crossed import replicates
+from analysis.estimates import Estimate, mean
 from analysis.fit_result import FitResult, Note, Param
 from analysis.fits import fit, fit_each
 from analysis.frames import base_note
@@ -136,6 +137,11 @@ class Exponents(NamedTuple):
 
     found: dict[str, float]
     failed: dict[str, str]
+
+
+def mean_exponent(found: Mapping[str, float], chains: Mapping[str, str]) -> Estimate:
+    """The mean k over runs, clustered by what replicates (``crossed.replicates``); a run without chain is its own."""
+    return mean(list(found.values()), replicates(np.array([chains.get(run, run) for run in found], dtype=object)))
 
 
 def run_exponents(curves: list[Curve], name: str = "score_train") -> Exponents:

@@ -14,7 +14,7 @@ from scipy import special
 from analysis.estimates import Estimate, mean
 from analysis.frames import SHARED_BASE, Study, base_of, join_notes
 from analysis.frontier import SCORES, Curve, gold_source, spread
-from analysis.frontier_fits import Exponents, points_of, run_exponents
+from analysis.frontier_fits import Exponents, mean_exponent, points_of, run_exponents
 from analysis.frontier_laws import by_size
 from analysis.held_out import HeldOut
 
@@ -136,12 +136,10 @@ def trend(n_params: np.ndarray[Any, Any], slopes: np.ndarray[Any, Any]) -> Estim
 def _exponent(study: Study, found: dict[str, float]) -> dict[str, Any]:
     """The mean exponent of KL over runs (one half where the score is linear in its root), clustered by base model, and
     whether its interval holds one half."""
-    chains = [study.chain(study.records[run]) for run in found]
-    several = len({base_of(chain) for chain in chains}) > 1
-    cluster = [base_of(chain) if several else chain for chain in chains]
     if not found:
         return {"kl_exponent": None, "holds_half": None, "n_runs": 0}
-    exponent = mean(np.array(list(found.values())) / 2, np.array(cluster, dtype=object))
+    chains = {run: study.chain(study.records[run]) for run in found}
+    exponent = mean_exponent({run: k / 2 for run, k in found.items()}, chains)
     low, high = exponent.interval()
     holds = None if low is None or high is None else low <= 0.5 <= high
     return {"kl_exponent": exponent.to_dict(), "holds_half": holds, "n_runs": len(found)}

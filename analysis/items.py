@@ -136,6 +136,11 @@ class Layout:
         return cls(table, tasks)
 
 
+def task_name(key: TaskKey) -> str:
+    """A task in words: ``arc_easy (cloze, 0-shot, acc)``."""
+    return f"{key[0]} ({key[1]}, {key[2]}-shot, {key[3]})"
+
+
 def split_tasks(frame: pd.DataFrame, layouts: list[Layout] | None = None) -> dict[TaskKey, TaskItems]:
     """An item table (columns of ``items.parquet``) by task key. ``layouts`` are those of other tables, one of which it
     may share; its own is added where it does not."""
@@ -178,7 +183,7 @@ def pair_items(
     """
     pairs, refused = {}, []
     for key in sorted({*before, *after}):
-        name = f"{where}: {key[0]} ({key[1]}, {key[2]}-shot, {key[3]})"
+        name = f"{where}: {task_name(key)}"
         if key not in before or key not in after:
             refused.append(f"{name}: scored only {'after' if key not in before else 'before'}")
             continue

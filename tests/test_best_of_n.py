@@ -17,7 +17,7 @@ from hh_scaling.records import StageWriter
 from hh_scaling.rollout import generate
 from hh_scaling.scorers import stream_seed
 from hh_scaling.stages import StageContext, StageResult
-from tests.tiny import COMPUTE, SIZE, run_stage
+from tests.tiny import COMPUTE, SIZE, interrupted, run_stage
 
 Finished = tuple[Path, StageResult]
 
@@ -132,17 +132,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     policy_parents: dict[str, Path], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, resumed = tmp_path / "broken", tmp_path / "resumed"
-    real = StageWriter.save_state
-
-    def dies(self: StageWriter, step: int, extra: Any) -> Any:
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(self, step, extra)
-
-    monkeypatch.setattr(StageWriter, "save_state", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage("best_of_n", config(checkpoint_seconds=1e-9), policy_parents, broken)
-    monkeypatch.undo()
+    interrupted(3, lambda: run_stage("best_of_n", config(checkpoint_seconds=1e-9), policy_parents, broken), monkeypatch)
     run_stage("best_of_n", config(checkpoint_seconds=1e-9), policy_parents, resumed, [broken])
     for name in ("samples.parquet", "expected.parquet", "metrics.jsonl"):
         assert (finished[0] / name).read_bytes() == (resumed / name).read_bytes(), name

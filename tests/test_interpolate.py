@@ -14,9 +14,8 @@ import torch
 from hh_scaling.configs import BenchmarkConfig, BenchmarkTasks, InterpolationConfig, PPOConfig, PPOTraining
 from hh_scaling.interpolate import write_mixture
 from hh_scaling.models import ModelError, load_causal_lm
-from hh_scaling.records import StageWriter
 from hh_scaling.stages import StageResult
-from tests.tiny import COMPUTE, SIZE, run_stage
+from tests.tiny import COMPUTE, SIZE, interrupted, run_stage
 
 ALPHAS = (0.0, 0.5, 1.0)
 FEW = {
@@ -98,17 +97,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     parents: dict[str, Path], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, resumed = tmp_path / "broken", tmp_path / "resumed"
-    real = StageWriter.save_state
-
-    def dies(self: StageWriter, step: int, extra: Any) -> Any:
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(self, step, extra)
-
-    monkeypatch.setattr(StageWriter, "save_state", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage("interpolation", config(keep=(0.5,)), parents, broken)
-    monkeypatch.undo()
+    interrupted(3, lambda: run_stage("interpolation", config(keep=(0.5,)), parents, broken), monkeypatch)
     run_stage("interpolation", config(keep=(0.5,)), parents, resumed, [broken])
     for name in ("evals.parquet", "checkpoints/alpha=0.5/model.safetensors"):
         assert (finished[0] / name).read_bytes() == (resumed / name).read_bytes(), name

@@ -317,7 +317,7 @@ def test_the_error_of_a_centred_mean_is_that_of_repeated_draws() -> None:
         means.append(row["mean"]["value"])
         errors.append(row["mean"]["se"])
     assert np.mean(errors) == pytest.approx(np.std(means, ddof=1), rel=0.15)
-    assert np.mean(means) == pytest.approx(0.25, abs=4 * np.std(means) / math.sqrt(200))
+    assert np.mean(means) == pytest.approx(0.25, abs=4 * np.std(means) / math.sqrt(200))  # standard errors
 
 
 # ---------------------------------------------------------------- agreement

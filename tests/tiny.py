@@ -135,3 +135,18 @@ def kill_at(progress: float, monkeypatch: pytest.MonkeyPatch, run: Callable[[], 
     with pytest.raises(KeyboardInterrupt):
         run()
     monkeypatch.undo()
+
+
+def interrupted(step: int, run: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a stage until Ctrl-C as it would save the state of this step."""
+    real = StageWriter.save_state
+
+    def dies(self: StageWriter, at: int, extra: Any) -> Any:
+        if at == step:
+            raise KeyboardInterrupt
+        return real(self, at, extra)
+
+    monkeypatch.setattr(StageWriter, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()
